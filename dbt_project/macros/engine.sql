@@ -1,0 +1,31 @@
+{#- What differs between SQL engines, in one place; the models are plain SQL. -#}
+
+{#- The fields of a JSON object as a struct: DuckDB here; `from_json` on Spark. -#}
+{% macro json_struct(column, fields) %}
+    {%- set members = [] -%}
+    {%- for name, type in fields.items() -%}
+        {%- do members.append('"' ~ name ~ '":"' ~ type ~ '"') -%}
+    {%- endfor -%}
+    json_transform({{ column }}, '{{ "{" ~ members | join(",") ~ "}" }}')
+{%- endmacro %}
+
+{#- What moments are ordered by: event time, ties by event id. -#}
+{% macro moment(occurred_at='occurred_at', event_id='event_id') -%}
+    row({{ occurred_at }}, {{ event_id }})
+{%- endmacro %}
+
+{#- A sorted array without NULLs. -#}
+{% macro sorted_array(values) -%}
+    list_sort(list_filter([{{ values | join(', ') }}], lambda x: x is not null))
+{%- endmacro %}
+
+{#- All members of a group's arrays, each once, sorted. -#}
+{% macro union_of_arrays(column) -%}
+    list_sort(list_distinct(flatten(list({{ column }}))))
+{%- endmacro %}
+
+{#- Floor as a 32-bit integer. Positions and scores have no upper bound: what does not
+    fit stays at the largest integer, or one absurd event would stop a projection. -#}
+{% macro whole(column) -%}
+    cast(least(floor({{ column }}), 2147483647) as integer)
+{%- endmacro %}

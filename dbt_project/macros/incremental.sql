@@ -1,0 +1,131 @@
+{#-
+How an incremental model knows what it has taken in.
+
+`staging.consumed_load` has one row a model: its place (the last `load_id` it has taken
+in) and the fingerprint of its rule. A model reads what is past its place, merges it into
+its state and moves its place, all in one transaction: one that failed catches up in the
+next run by itself, and each event is counted once.
+
+The fingerprint covers the model's SQL, that of the views between it and its upstream
+models, the variables, the contracts, its upstream models' fingerprints and, for a model
+that reads the catalogue, the newest catalogue load. When it changes, the model starts
+over from all there is: an edited rule is never mixed with the old one.
+-#}
+
+{% macro consumed_load() -%}
+    {{ return(adapter.quote(target.database) ~ '.staging.consumed_load') }}
+{%- endmacro %}
+
+{% macro make_consumed_load() %}
+    create schema if not exists staging;
+    create table if not exists staging.consumed_load (
+        model varchar not null,
+        load_id bigint not null,
+        rule_fingerprint varchar not null,
+        consumed_at timestamp not null
+    )
+{% endmacro %}
+
+{#- The upstream of the running model: its nearest incremental models, and all the code
+    that stands between. -#}
+{% macro upstream() %}
+    {% set found = {'models': [], 'code': [], 'reads_catalogue': false, 'seen': []} %}
+    {% set ns = namespace(todo=model.depends_on.nodes | list) %}
+    {% for _ in range(200) if ns.todo %}
+        {% set id = ns.todo[0] %}
+        {% set ns.todo = ns.todo[1:] %}
+        {% if id not in found.seen %}
+            {% do found.seen.append(id) %}
+            {% if id.startswith('source.') %}
+                {% if id.endswith('.raw.catalogue') %}
+                    {% do found.update({'reads_catalogue': true}) %}
+                {% endif %}
+            {% else %}
+                {% set node = graph.nodes[id] %}
+                {% if node.config.materialized == 'incremental' %}
+                    {% do found.models.append(node.name) %}
+                {% else %}
+                    {% do found.code.append(node.raw_code) %}
+                    {% set ns.todo = ns.todo + (node.depends_on.nodes | list) %}
+                {% endif %}
+            {% endif %}
+        {% endif %}
+    {% endfor %}
+    {{ return(found) }}
+{% endmacro %}
+
+{#- What the running model has consumed and what it could: a dict of `place`, `through`
+    (where its place will be), `fingerprint` and `known_fingerprint`. -#}
+{% macro consumption() %}
+    {% set above = upstream() %}
+    {% set places = {} %}
+    {% set fingerprints = {} %}
+    {% for row in run_query(
+        'select model, load_id, rule_fingerprint from staging.consumed_load'
+    ) %}
+        {% do places.update({row[0]: row[1] | int}) %}
+        {% do fingerprints.update({row[0]: row[2]}) %}
+    {% endfor %}
+    {% set newest = run_query(
+        'select coalesce(max(load_id), 0), '
+        "coalesce(max(load_id) filter (kind = 'catalogue'), 0) from "
+        ~ source('raw', 'load')
+    ).rows[0] %}
+    {% set rule = [
+        model.raw_code,
+        above.code | join('\n'),
+        var('completion_threshold'),
+        event_contracts() | tojson,
+    ] %}
+    {% set ns = namespace(through=newest[0] | int) %}
+    {% for name in above.models %}
+        {% do rule.append(fingerprints.get(name, '')) %}
+        {% set ns.through = [ns.through, places.get(name, 0)] | min %}
+    {% endfor %}
+    {% if above.reads_catalogue %}
+        {% do rule.append(newest[1]) %}
+    {% endif %}
+    {{ return({
+        'place': places.get(model.name, 0),
+        'through': ns.through,
+        'fingerprint': local_md5(rule | join('\n')),
+        'known_fingerprint': fingerprints.get(model.name),
+    }) }}
+{% endmacro %}
+
+{#- Whether the running model derives from all there is, not from what is new. -#}
+{% macro starts_over() %}
+    {% if not execute or not is_incremental() %}
+        {{ return(true) }}
+    {% endif %}
+    {% set now = consumption() %}
+    {{ return(now.fingerprint != now.known_fingerprint) }}
+{% endmacro %}
+
+{#- The running model's place, as a literal: DuckDB then skips older row groups. -#}
+{% macro place() %}
+    {{ return(consumption().place if execute else 0) }}
+{% endmacro %}
+
+{% macro forget_when_starting_over() %}
+    {% if execute and model.config.materialized == 'incremental' and is_incremental() %}
+        {% if starts_over() %}
+            delete from {{ this }}
+        {% endif %}
+    {% endif %}
+{% endmacro %}
+
+{% macro mark_consumed() %}
+    {% if execute and model.config.materialized == 'incremental' %}
+        {% set now = consumption() %}
+        {% if now.place != now.through or now.fingerprint != now.known_fingerprint %}
+            delete from staging.consumed_load where model = '{{ model.name }}';
+            insert into staging.consumed_load values (
+                '{{ model.name }}',
+                {{ now.through }},
+                '{{ now.fingerprint }}',
+                timezone('UTC', now())
+            )
+        {% endif %}
+    {% endif %}
+{% endmacro %}

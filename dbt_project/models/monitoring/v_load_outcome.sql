@@ -1,0 +1,21 @@
+with
+
+final as (
+
+    select
+        load_id,
+        file,
+        received_at,
+        lines_read,
+        accepted,
+        duplicate,
+        conflict,
+        rejected,
+        -- The conservation law: 0 in every row.
+        lines_read - accepted - duplicate - conflict - rejected as lines_unaccounted,
+        seconds
+    from {{ ref('stg_load') }}
+
+)
+
+select * from final

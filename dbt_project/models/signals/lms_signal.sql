@@ -1,0 +1,56 @@
+{{ config(materialized='view', pre_hook=[], post_hook=[]) }}
+
+with
+
+all_signals as (
+
+    select
+        type,
+        user_id,
+        class_id,
+        course_id,
+        occurred_at,
+        source_event_ids,
+        load_id,
+        class_id as step_or_course_id
+    from {{ ref('class_signal') }}
+
+    union all
+
+    select
+        type,
+        user_id,
+        cast(null as varchar) as class_id,
+        course_id,
+        occurred_at,
+        source_event_ids,
+        load_id,
+        course_id as step_or_course_id
+    from {{ ref('course_signal') }}
+
+),
+
+final as (
+
+    select
+        -- The length keeps ('ab', 'c') and ('a', 'bc') apart, whatever ids hold.
+        md5(
+            concat(
+                all_signals.type, ':', length(user_id), ':', user_id, step_or_course_id
+            )
+        ) as signal_id,
+        all_signals.type,
+        user_id,
+        class_id,
+        course_id,
+        occurred_at,
+        source_event_ids,
+        signal_types.rule_version,
+        load_id
+    from all_signals
+    inner join {{ ref('signal_type') }} as signal_types
+        on all_signals.type = signal_types.type
+
+)
+
+select * from final

@@ -1,0 +1,26 @@
+with
+
+loads as (
+
+    select * from {{ source('raw', 'load') }}
+    where kind = 'events'
+
+),
+
+final as (
+
+    select
+        load_id,
+        file,
+        lines_read,
+        accepted,
+        duplicate,
+        conflict,
+        rejected,
+        received_at,
+        seconds
+    from loads
+
+)
+
+select * from final

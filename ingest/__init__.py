@@ -1,0 +1,1 @@
+"""Contracts, validation and landing of raw events. Imports neither Dagster nor dbt."""

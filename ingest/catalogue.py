@@ -1,0 +1,243 @@
+"""Landing catalogue snapshots: one CSV file is one full snapshot is one load."""
+
+import csv
+import re
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import duckdb
+
+from ingest import contracts, lines, validation, warehouse
+from ingest.warehouse import WarehouseError
+
+_COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
+_LARGEST_POSITION = 2**31 - 1
+# A snapshot's file name may say from when it holds: effective_from=2026-10-01.csv.
+_EFFECTIVE_FROM = re.compile(r"effective_from=([^/]+)")
+
+
+@dataclass(frozen=True)
+class CatalogueClass:
+    """One row of a snapshot; `has_video` and `has_quiz` are 0 or 1."""
+
+    class_id: str
+    course_id: str
+    title: str
+    position: int
+    has_video: int
+    has_quiz: int
+
+
+@dataclass(frozen=True)
+class CatalogueLoad:
+    """What happened to a snapshot; `load_id` is None when it is the one in force."""
+
+    file: str
+    load_id: int | None
+    effective_from: datetime | None
+    classes: int
+    courses: int
+
+    def as_json(self) -> dict[str, object]:
+        effective_from = self.effective_from and f"{self.effective_from.isoformat()}Z"
+        return {**asdict(self), "effective_from": effective_from}
+
+
+def read_snapshot(path: Path) -> list[CatalogueClass]:
+    """The rows of a snapshot. Raises `WarehouseError` naming file, line and field."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise WarehouseError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WarehouseError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise WarehouseError(
+            f"{path}: line 1: no column {', '.join(missing)}; expected the header "
+            f"{','.join(_COLUMNS)}"
+        )
+    seen: dict[str, int] = {}
+    rows = []
+    try:
+        for row in reader:
+            place = f"{path}: line {reader.line_num}"
+            parsed = _read_row(row, place)
+            if parsed.class_id in seen:
+                raise WarehouseError(
+                    f"{place}: class_id {parsed.class_id!r} stands at line "
+                    f"{seen[parsed.class_id]} already; keep one of them"
+                )
+            seen[parsed.class_id] = reader.line_num
+            rows.append(parsed)
+    except csv.Error as error:
+        raise WarehouseError(f"{path}: line {reader.line_num}: {error}") from None
+    if not rows:
+        raise WarehouseError(
+            f"{path}: a snapshot without classes would retire every class; nothing was "
+            "landed"
+        )
+    return rows
+
+
+def _read_row(row: dict[str, str | None], place: str) -> CatalogueClass:
+    values = {name: row[name] for name in _COLUMNS}
+    for name, value in values.items():
+        if value is None:
+            raise WarehouseError(f"{place}: {name}: no value; the line is cut short")
+    for name in ("class_id", "course_id"):
+        value = str(values[name])
+        if not value.strip() or len(value) > 256:
+            raise WarehouseError(
+                f"{place}: {name}: expected 1 to 256 characters, not blank"
+            )
+    for name in ("has_video", "has_quiz"):
+        if values[name] not in ("0", "1"):
+            raise WarehouseError(f"{place}: {name}: expected 0 or 1, got {values[name]!r}")
+    position = str(values["position"])
+    if not re.fullmatch(r"-?\d{1,10}", position, re.ASCII) or (
+        abs(int(position)) > _LARGEST_POSITION
+    ):
+        raise WarehouseError(
+            f"{place}: position: expected a whole number, got {position!r}"
+        )
+    return CatalogueClass(
+        str(values["class_id"]),
+        str(values["course_id"]),
+        str(values["title"]),
+        int(position),
+        int(str(values["has_video"])),
+        int(str(values["has_quiz"])),
+    )
+
+
+def effective_from_of(path: Path) -> datetime | None:
+    """The time in a name like `effective_from=2026-10-01.csv`, naive and in UTC.
+
+    A date is that day's midnight in UTC, a time is RFC 3339. None if the name says
+    nothing; raises `WarehouseError` if it says something else.
+    """
+    match = _EFFECTIVE_FROM.search(path.stem)
+    return parse_effective_from(match.group(1), str(path)) if match else None
+
+
+def parse_effective_from(text: str, place: str = "--effective-from") -> datetime:
+    """An RFC 3339 time, or a date for its midnight in UTC, as a naive time in UTC."""
+    try:
+        is_date = re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII)
+        return validation.parse_occurred_at(f"{text}T00:00:00Z" if is_date else text)
+    except ValueError as error:
+        raise WarehouseError(
+            f"{place}: {text!r}: {error}; expected 2026-10-01 or 2026-10-01T08:00:00Z"
+        ) from None
+
+
+def land_catalogue(
+    path: Path,
+    warehouse_path: Path,
+    *,
+    effective_from: datetime | None = None,
+    received_at: datetime | None = None,
+) -> CatalogueLoad:
+    """Lands one snapshot: all of it or, when a row is wrong, nothing.
+
+    It holds from `effective_from` (else the time in its file name, else `received_at`,
+    else now; all naive, in UTC) until the next. A snapshot that says what the one in
+    force at that time says already is not landed again.
+    """
+    started = time.perf_counter()
+    rows = read_snapshot(path)
+    received_at = received_at or warehouse.utc_now()
+    effective_from = effective_from or effective_from_of(path) or received_at
+    result = CatalogueLoad(
+        str(path), None, effective_from, len(rows), len({row.course_id for row in rows})
+    )
+    with warehouse.open_for_writing(warehouse_path) as connection:
+        if _in_force(connection, effective_from) == set(rows):
+            return result
+        load_id = warehouse.next_load_id(connection)
+        connection.execute("begin")
+        try:
+            _insert(connection, rows, load_id, effective_from)
+            connection.execute(
+                "insert into raw.load values "
+                "($1, 'catalogue', $2, $3, $4, 0, 0, 0, 0, 0, $5, $6, $7, $8)",
+                [
+                    load_id,
+                    str(path),
+                    lines.sha256_of(path),
+                    path.stat().st_size,
+                    received_at,
+                    time.perf_counter() - started,
+                    version("lms-warehouse"),
+                    contracts.digest(),
+                ],
+            )
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
+    return CatalogueLoad(
+        result.file, load_id, effective_from, result.classes, result.courses
+    )
+
+
+def _in_force(
+    connection: duckdb.DuckDBPyConnection, at: datetime
+) -> set[CatalogueClass]:
+    """The snapshot that holds at `at`; the first one landed holds from the beginning."""
+    rows = connection.execute(
+        """
+        with
+
+        snapshots as (
+
+            select
+                load_id,
+                case
+                    when load_id = min(load_id) over () then timestamp '-infinity'
+                    else effective_from
+                end as valid_from
+            from (select distinct load_id, effective_from from raw.catalogue)
+
+        ),
+
+        in_force as (
+
+            select load_id
+            from snapshots
+            where valid_from <= $1::timestamp
+            order by valid_from desc, load_id desc
+            limit 1
+
+        )
+
+        select class_id, course_id, title, position, has_video, has_quiz
+        from raw.catalogue
+        where load_id = (select load_id from in_force)
+        """,
+        [at],
+    ).fetchall()
+    return {CatalogueClass(*row) for row in rows}
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    rows: list[CatalogueClass],
+    load_id: int,
+    effective_from: datetime,
+) -> None:
+    values = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
+    columns = ", ".join(f"unnest(${name}) as {name}" for name in values)
+    connection.execute(
+        f"""
+        insert into raw.catalogue by name
+        select
+            $load_id as load_id, $effective_from::timestamp as effective_from, {columns}
+        """,
+        {"load_id": load_id, "effective_from": effective_from, **values},
+    )

@@ -1,0 +1,464 @@
+"""Which lines satisfy their contract: quickly in bulk, and exactly one by one.
+
+`read_lines_sql` accepts, over a whole chunk inside DuckDB, only lines that are valid
+beyond doubt. Every other line goes through `examine`, which decides exactly and names
+the reason. Both are made from the classes in `ingest.contracts`; a property test holds
+that a line which the first accepts is read the same by the second.
+"""
+
+import functools
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+
+from ingest.contracts import (
+    LARGEST_CLOCK_LEAD,
+    OLDEST_OCCURRED_AT,
+    Contract,
+    Envelope,
+    contracts,
+    field_types,
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """The typed fields of a valid line; `occurred_at` is naive and in UTC."""
+
+    event_id: str
+    type: str
+    schema_version: int
+    user_id: str
+    class_id: str
+    course_id: str | None
+    occurred_at: datetime
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a line is no event: a reason of a fixed vocabulary, the field, what to do."""
+
+    reason: str
+    field: str | None
+    detail: str
+
+
+# --- one line, exactly -----------------------------------------------------------------
+
+
+class _Invalid(Exception):
+    def __init__(self, reason: str, field: str | None, detail: str) -> None:
+        self.rejection = Rejection(reason, field, detail)
+        super().__init__(detail)
+
+
+class _Duplicated(dict[str, Any]):
+    """A JSON object in which a key stood twice; remembers which."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.key = next(name for name in names if names.count(name) > 1)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    return plain if len(plain) == len(pairs) else _Duplicated(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int | float:
+    # CPython refuses to convert more than 4300 digits; JSON allows them.
+    return int(digits) if len(digits) <= 4300 else float(digits)
+
+
+def parse_json(text: str) -> Any:
+    """Strict RFC 8259. Raises `ValueError`; deep nesting is a `ValueError` too."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+_RFC_3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?"
+    r"(?:[Zz]|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+
+
+def parse_occurred_at(text: str) -> datetime:
+    """The instant that an RFC 3339 text names, naive and in UTC.
+
+    Digits past the microsecond are cut off; a leap second counts as the first instant
+    of the next minute. Raises `ValueError` when the text has no offset or is no time.
+    """
+    match = _RFC_3339.fullmatch(text)
+    if not match:
+        raise ValueError("not an RFC 3339 time with an offset")
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    fraction, sign, offset_hours, offset_minutes = match.groups()[6:]
+    leap = second == 60
+    local = datetime(
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        59 if leap else second,
+        0 if leap else int((fraction or "0")[:6].ljust(6, "0")),
+        tzinfo=UTC,
+    ) + timedelta(seconds=1 if leap else 0)
+    if sign:
+        if int(offset_hours) > 23 or int(offset_minutes) > 59:
+            raise ValueError("no such offset")
+        offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
+        local = local.replace(tzinfo=timezone(offset if sign == "+" else -offset))
+    try:
+        return local.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise ValueError("no such year") from None
+
+
+_MISSING = re.compile(r"missing required field `(.*)`")
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_WRONG_TYPE = re.compile(r"Expected `(?:[\w| ]+)`, got `\w+`")
+
+
+def _convert(value: Any, shape: type[Any], prefix: str) -> Any:
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        place = _PLACE.search(message)
+        field = place.group(1) if place else ""
+        detail = _PLACE.sub("", message)
+        if missing := _MISSING.search(message):
+            raise _Invalid("missing_field", prefix + missing.group(1), detail) from None
+        reason = "wrong_type" if _WRONG_TYPE.match(message) else "out_of_range"
+        raise _Invalid(reason, (prefix + field) or None, detail) from None
+
+
+def _check_keys(value: Any, prefix: str) -> None:
+    if isinstance(value, _Duplicated):
+        raise _Invalid("duplicate_key", prefix + value.key, "the key stands twice")
+
+
+def _check_payload(payload: dict[str, Any], contract: Contract) -> None:
+    _check_keys(payload, "payload.")
+    values = _convert(payload, contract, "payload.")
+    for name in contract.__struct_fields__:
+        value = getattr(values, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _Invalid("out_of_range", f"payload.{name}", "not a finite number")
+    for name, other in contract.AT_MOST:
+        if getattr(values, name) > getattr(values, other):
+            detail = f"Expected `{name}` <= `{other}`"
+            raise _Invalid("out_of_range", f"payload.{name}", detail)
+
+
+def _check_occurred_at(text: str, received_at: datetime) -> datetime:
+    try:
+        occurred_at = parse_occurred_at(text)
+    except ValueError as error:
+        raise _Invalid("bad_timestamp", "occurred_at", str(error)) from None
+    if occurred_at < OLDEST_OCCURRED_AT:
+        raise _Invalid("out_of_range", "occurred_at", "before 2000-01-01")
+    if occurred_at > received_at + LARGEST_CLOCK_LEAD:
+        detail = "more than 24 h after it was received"
+        raise _Invalid("out_of_range", "occurred_at", detail)
+    return occurred_at
+
+
+def _read(text: str, received_at: datetime) -> Event:
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise _Invalid("broken_json", None, str(error)) from None
+    try:
+        # A lone surrogate escape is JSON, and no text that UTF-8 could hold.
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Invalid("invalid_utf8", None, "a lone surrogate escape") from None
+    if not isinstance(value, dict):
+        raise _Invalid("not_an_object", None, f"got {type(value).__name__}")
+    _check_keys(value, "")
+    version = value.get("schema_version")
+    if isinstance(version, float) and version.is_integer():
+        value = {**value, "schema_version": int(version)}
+    envelope: Envelope = _convert(value, Envelope, "")
+    schema_version = 1 if envelope.schema_version is None else envelope.schema_version
+    contract = contracts().get((envelope.type, schema_version))
+    if contract is None:
+        detail = f"no contract for {envelope.type!r} version {schema_version}"
+        raise _Invalid("unknown_contract", "type", detail)
+    occurred_at = _check_occurred_at(envelope.occurred_at, received_at)
+    _check_payload(value["payload"], contract)
+    return Event(
+        envelope.event_id,
+        envelope.type,
+        schema_version,
+        envelope.user_id,
+        envelope.class_id,
+        envelope.course_id,
+        occurred_at,
+    )
+
+
+def examine(line: str, received_at: datetime) -> Event | Rejection:
+    """What one line is, exactly. `received_at` is naive and in UTC."""
+    try:
+        return _read(line, received_at)
+    except _Invalid as invalid:
+        return invalid.rejection
+
+
+_COMPARED = ("type", "user_id", "class_id", "course_id", "occurred_at", "payload")
+
+
+def same_content(first: str, second: str) -> bool:
+    """Whether two valid lines with one `event_id` say the same.
+
+    Envelope fields and payload are compared as JSON values, key order aside; an absent
+    field equals its default; unknown envelope fields do not count.
+    """
+    one, other = parse_json(first), parse_json(second)
+    versions = [value.get("schema_version") or 1 for value in (one, other)]
+    return versions[0] == versions[1] and all(
+        _equal(one.get(name), other.get(name)) for name in _COMPARED
+    )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _equal(value, other[key]) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    # Python's True == 1; JSON's is not.
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+# --- a chunk of lines, in DuckDB -------------------------------------------------------
+
+_ENVELOPE = (
+    "event_id",
+    "type",
+    "schema_version",
+    "user_id",
+    "class_id",
+    "course_id",
+    "occurred_at",
+    "payload",
+)
+
+# DuckDB's JSON takes trailing commas, NaN and Infinity, which JSON does not have. Each
+# pattern starts with one literal character, which makes it four times as fast. A match
+# inside a text only sends the line to `examine`.
+_NOT_JSON = (
+    r",\s*([}\]]|-?[nN][aA]|-?[iI][nN])",
+    r":\s*(-?[nN][aA]|-?[iI][nN])",
+    r"\[\s*([}\]]|-?[nN][aA]|-?[iI][nN])",
+)
+
+# Up to microseconds; finer ones, leap seconds and other spellings go to `examine`.
+_TIMESTAMP = (
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?"
+    r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
+)
+
+def _paths(root: str, names: tuple[str, ...]) -> list[str]:
+    return [f"{root}.{name}" for name in names]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the list of JSON types `t` and of texts `s` have each path; 1 is first."""
+
+    types: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def type(self, path: str) -> str:
+        return f"t[{self.types.index(path) + 1}]"
+
+    def text(self, path: str) -> str:
+        return f"s[{self.texts.index(path) + 1}]"
+
+    def number(self, path: str) -> str:
+        return f"try_cast({self.text(path)} as double)"
+
+
+@functools.cache
+def _columns() -> _Columns:
+    fields = {
+        name: declared
+        for contract in contracts().values()
+        for name, (declared, _) in field_types(contract).items()
+    }
+    numbers = tuple(
+        name
+        for name, declared in fields.items()
+        if isinstance(declared, msgspec.inspect.FloatType)
+    )
+    return _Columns(
+        (*_paths("$", _ENVELOPE), *_paths("$.payload", tuple(fields))),
+        (*_paths("$", _ENVELOPE[:-1]), *_paths("$.payload", numbers)),
+    )
+
+
+def _field_check(name: str, declared: msgspec.inspect.Type, required: bool) -> str:
+    """The SQL condition on one payload field."""
+    path = f"$.payload.{name}"
+    kind = _columns().type(path)
+    if isinstance(declared, msgspec.inspect.StrType):
+        check = f"{kind} = 'VARCHAR'"
+    elif isinstance(declared, msgspec.inspect.BoolType):
+        check = f"{kind} = 'BOOLEAN'"
+    elif isinstance(declared, msgspec.inspect.FloatType):
+        number = _columns().number(path)
+        check = f"{kind} in ('UBIGINT', 'BIGINT', 'DOUBLE') and isfinite({number})"
+        for operator, bound in _bounds(declared).items():
+            check += f" and {number} {operator} {bound!r}"
+    else:
+        raise TypeError(f"no bulk check for {declared}; add it to _field_check")
+    return check if required else f"({kind} is null or ({check}))"
+
+
+def _bounds(declared: msgspec.inspect.FloatType) -> dict[str, float]:
+    bounds = {
+        ">=": declared.ge,
+        ">": declared.gt,
+        "<=": declared.le,
+        "<": declared.lt,
+    }
+    return {operator: bound for operator, bound in bounds.items() if bound is not None}
+
+
+def _payload_check(contract: Contract) -> str:
+    types = field_types(contract)
+    checks = [
+        _field_check(name, declared, required)
+        for name, (declared, required) in types.items()
+    ]
+    for name, other in contract.AT_MOST:
+        low, high = (_columns().number(f"$.payload.{field}") for field in (name, other))
+        checks.append(f"{low} <= {high}")
+    return " and ".join(checks)
+
+
+def _identifier_check(name: str) -> str:
+    # The usual id starts with a printable ASCII character, so it is not blank: one
+    # comparison instead of a pattern. Others are looked at by `examine`.
+    kind, text = _columns().type(f"$.{name}"), _columns().text(f"$.{name}")
+    return (
+        f"{kind} = 'VARCHAR' and {text} >= '!' and {text} < chr(127)"
+        f" and length({text}) <= 256"
+    )
+
+
+@functools.cache
+def read_lines_sql() -> str:
+    """A query over the table `chunk(line_number, line)` that reads all lines at once.
+
+    Parameter `$received_at` (naive, UTC). One row for each line that is JSON:
+    `line_number`, `event_id`, `event_key` (the id itself where it is a UUID, else its
+    MD5, for quick look-up), `type`, `schema_version`, `user_id`, `class_id`,
+    `course_id`, `occurred_at`, and `is_clean`: the line is valid beyond doubt.
+
+    There is no filter on what was parsed: DuckDB would push it down and parse twice.
+    What is seldom needed stands in a `case`: DuckDB evaluates both sides of an `or`.
+    """
+    text, kind = _columns().text, _columns().type
+    not_json = " or ".join(f"regexp_matches(line, '{p}')" for p in _NOT_JSON)
+    lead = int(LARGEST_CLOCK_LEAD.total_seconds())
+    payload_check = " ".join(
+        f"when '{event_type} {version}' then {_payload_check(contract)}"
+        for (event_type, version), contract in contracts().items()
+    )
+    return f"""
+        with
+
+        json_lines as (
+            select
+                line_number,
+                case when json_valid(line) and not ({not_json}) then line end as line
+            from chunk
+        ),
+
+        parsed as (
+            select
+                line_number,
+                line,
+                json_type(line, {list(_columns().types)}) as t,
+                json_extract_string(line, {list(_columns().texts)}) as s,
+                json_keys(line) as keys,
+                json_keys(line, '$.payload') as payload_keys
+            from json_lines
+        ),
+
+        timed as (
+            select
+                *,
+                case
+                    when regexp_full_match({text("$.occurred_at")}, '{_TIMESTAMP}')
+                        then try_cast({text("$.occurred_at")} as timestamptz)::timestamp
+                end as occurred_at
+            from parsed
+        )
+
+        select
+            line_number,
+            {text("$.event_id")} as event_id,
+            coalesce(
+                try_cast({text("$.event_id")} as uuid),
+                md5_number({text("$.event_id")})::uuid
+            ) as event_key,
+            {text("$.type")} as type,
+            try_cast(coalesce({text("$.schema_version")}, '1') as integer)
+                as schema_version,
+            {text("$.user_id")} as user_id,
+            {text("$.class_id")} as class_id,
+            {text("$.course_id")} as course_id,
+            occurred_at,
+            line,
+            coalesce(
+                {kind("$.type")} = 'VARCHAR'
+                and {_identifier_check("event_id")}
+                and {_identifier_check("user_id")}
+                and {_identifier_check("class_id")}
+                and ({kind("$.course_id")} is null or {kind("$.course_id")} = 'VARCHAR')
+                and (
+                    {kind("$.schema_version")} is null
+                    or {kind("$.schema_version")} = 'UBIGINT'
+                )
+                and {kind("$.occurred_at")} = 'VARCHAR'
+                and occurred_at >= timestamp '{OLDEST_OCCURRED_AT}'
+                and occurred_at
+                <= $received_at::timestamp + interval {lead} second
+                and {kind("$.payload")} = 'OBJECT'
+                and case {text("$.type")} || ' ' || coalesce({text("$.schema_version")}, '1')
+                    {payload_check}
+                end
+                and case
+                    when len(keys) + len(payload_keys) = list_count(t) then true
+                    else len(keys) = list_unique(keys)
+                        and len(payload_keys) = list_unique(payload_keys)
+                end,
+                false
+            ) as is_clean
+        from timed
+    """

@@ -1,0 +1,222 @@
+"""The one DuckDB file: where it is, how it is opened, and the `raw` schema.
+
+The file has one writer at a time, in every process. Whoever opens it waits a while for
+its turn; a reader waits too, because DuckDB's lock excludes readers while one writes.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import tenacity
+
+DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
+DEFAULT_LANDING_ZONE = Path("data/landing")
+LOCK_WAIT_SEC = 60.0
+
+# No primary key and no unique index: DuckDB keeps an index in memory (5 to 8 GiB for 50
+# million ids) and has reported failures of replaying one after a kill. The loader keeps
+# `event_id` unique, and a data test proves it. `line` is compressed with zstd: a third
+# of the size that DuckDB's own choice gives.
+_RAW_SCHEMA = """
+create schema if not exists raw;
+
+create table if not exists raw.lms_event (
+    event_id varchar not null,
+    event_key uuid not null,
+    type varchar not null,
+    schema_version integer not null,
+    user_id varchar not null,
+    class_id varchar not null,
+    course_id varchar,
+    occurred_at timestamp not null,
+    line varchar using compression zstd not null,
+    payload json generated always as (json_extract(line, '$.payload')) virtual,
+    received_at timestamp not null,
+    load_id bigint not null,
+    file varchar not null,
+    line_number bigint not null
+);
+
+create table if not exists raw.dead_letter (
+    load_id bigint not null,
+    file varchar not null,
+    line_number bigint not null,
+    reason varchar not null,
+    field varchar,
+    detail varchar not null,
+    event_id varchar,
+    line blob not null,
+    line_bytes bigint not null,
+    line_sha256 varchar not null,
+    first_seen timestamp not null,
+    attempts integer not null
+);
+
+create table if not exists raw.load (
+    load_id bigint not null,
+    kind varchar not null,
+    file varchar not null,
+    file_sha256 varchar not null,
+    file_bytes bigint not null,
+    lines_read bigint not null,
+    accepted bigint not null,
+    duplicate bigint not null,
+    conflict bigint not null,
+    rejected bigint not null,
+    received_at timestamp not null,
+    seconds double not null,
+    loader_version varchar not null,
+    contracts_digest varchar not null
+);
+
+create table if not exists raw.catalogue (
+    load_id bigint not null,
+    effective_from timestamp not null,
+    class_id varchar not null,
+    course_id varchar not null,
+    title varchar not null,
+    position integer not null,
+    has_video integer not null,
+    has_quiz integer not null
+);
+"""
+
+
+class WarehouseError(Exception):
+    """Something the user can mend; its text is one line: what, where, what to do."""
+
+
+def warehouse_path() -> Path:
+    """Where the warehouse is: `LMS_WAREHOUSE`, or else data/warehouse.duckdb."""
+    return Path(os.environ.get("LMS_WAREHOUSE") or DEFAULT_WAREHOUSE).resolve()
+
+
+def landing_zone_path() -> Path:
+    """Where event and catalogue files arrive: `LMS_LANDING`, or else data/landing."""
+    return Path(os.environ.get("LMS_LANDING") or DEFAULT_LANDING_ZONE).resolve()
+
+
+def utc_now() -> datetime:
+    """The current time as all timestamps in the warehouse are: naive, in UTC."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+# DuckDB's file lock is between processes; within one, two connections share the file
+# and could both find the same event new.
+_one_writer_in_this_process = threading.RLock()
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, duckdb.IOException) and "lock" in str(error)
+
+
+def _connect(
+    path: Path, *, read_only: bool, wait_sec: float
+) -> duckdb.DuckDBPyConnection:
+    attempt = tenacity.retry(
+        retry=tenacity.retry_if_exception(_is_locked),
+        wait=tenacity.wait_random(0.05, 0.3),
+        stop=tenacity.stop_after_delay(wait_sec),
+        reraise=True,
+    )
+    try:
+        connection: duckdb.DuckDBPyConnection = attempt(duckdb.connect)(
+            str(path), read_only=read_only
+        )
+    except (duckdb.Error, OSError) as error:
+        raise WarehouseError(_explain(error, path, wait_sec)) from error
+    connection.execute("set timezone = 'UTC'")
+    return connection
+
+
+def _explain(error: Exception, path: Path, wait_sec: float) -> str:
+    if _is_locked(error):
+        return (
+            f"{path}: another process has held the warehouse for {wait_sec:g} s; "
+            "wait for it to end, or see who holds it with `fuser` on the file"
+        )
+    first_line = str(error).splitlines()[0]
+    if "not a valid DuckDB" in str(error) or "corrupt" in str(error).lower():
+        return (
+            f"{path}: not a DuckDB file, or a damaged one ({first_line}); "
+            "restore it from a copy, or set LMS_WAREHOUSE to another path"
+        )
+    return f"{path}: cannot be opened ({first_line})"
+
+
+def _has_raw_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Whether the warehouse exists; raises when the file holds something else."""
+    [[raw_tables, other_tables]] = connection.execute(
+        """
+        select
+            count(*) filter (schema_name = 'raw' and table_name = 'load'),
+            count(*)
+        from duckdb_tables()
+        where database_name = current_database() and not temporary
+        """
+    ).fetchall()
+    if other_tables and not raw_tables:
+        raise WarehouseError(
+            f"{path}: a DuckDB file of something else (it has no raw.load); "
+            "set LMS_WAREHOUSE to another path"
+        )
+    return bool(raw_tables)
+
+
+@contextlib.contextmanager
+def open_for_writing(
+    path: Path, *, wait_sec: float = LOCK_WAIT_SEC
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse as its only writer, made with its `raw` schema if it is missing.
+
+    Raises `WarehouseError` when the file is locked for longer than `wait_sec`, is
+    damaged, belongs to something else or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
+    with _one_writer_in_this_process:
+        connection = _connect(path, read_only=False, wait_sec=wait_sec)
+        try:
+            if not _has_raw_schema(connection, path):
+                connection.execute(_RAW_SCHEMA)
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def open_for_reading(
+    path: Path, *, wait_sec: float = LOCK_WAIT_SEC
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse, read-only. Raises `WarehouseError` when there is none."""
+    if not path.exists():
+        raise WarehouseError(
+            f"{path}: no warehouse there; land events first (`warehouse land PATH`), "
+            "or set LMS_WAREHOUSE"
+        )
+    with _one_writer_in_this_process:
+        connection = _connect(path, read_only=True, wait_sec=wait_sec)
+        try:
+            if not _has_raw_schema(connection, path):
+                raise WarehouseError(
+                    f"{path}: the warehouse is empty; land events first "
+                    "(`warehouse land PATH`)"
+                )
+            yield connection
+        finally:
+            connection.close()
+
+
+def next_load_id(connection: duckdb.DuckDBPyConnection) -> int:
+    """The id of the load that is being made: they grow by one."""
+    [[load_id]] = connection.execute(
+        "select coalesce(max(load_id), 0) + 1 from raw.load"
+    ).fetchall()
+    return int(load_id)
