@@ -3,14 +3,13 @@
 import csv
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
 
-from ingest import contracts, lines, validation, warehouse
+from ingest import lines, validation, warehouse
 from ingest.warehouse import WarehouseError
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
@@ -33,17 +32,34 @@ class CatalogueClass:
 
 @dataclass(frozen=True)
 class CatalogueLoad:
-    """What happened to a snapshot; `load_id` is None when it is the one in force."""
+    """What happened to a snapshot; if it was `known`, `load_id` is the earlier load."""
 
     file: str
-    load_id: int | None
-    effective_from: datetime | None
+    load_id: int
+    known: bool
+    effective_from: datetime
     classes: int
     courses: int
 
     def as_json(self) -> dict[str, object]:
-        effective_from = self.effective_from and f"{self.effective_from.isoformat()}Z"
-        return {**asdict(self), "effective_from": effective_from}
+        return {**asdict(self), "effective_from": f"{self.effective_from.isoformat()}Z"}
+
+
+def snapshot_files(path: Path) -> list[Path]:
+    """The snapshots at `path`: itself or, for a folder, its CSV files.
+
+    Those without a time in their names come first, then by that time, then by name.
+    Raises `WarehouseError` when there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.glob("*.csv") if not file.name.startswith(".")]
+    if not files:
+        raise WarehouseError(f"{path}: a folder without catalogue snapshots (.csv)")
+    beginning = datetime.min
+    return sorted(
+        files, key=lambda file: (effective_from_of(file) or beginning, file.name)
+    )
 
 
 def read_snapshot(path: Path) -> list[CatalogueClass]:
@@ -97,7 +113,9 @@ def _read_row(row: dict[str, str | None], place: str) -> CatalogueClass:
             )
     for name in ("has_video", "has_quiz"):
         if values[name] not in ("0", "1"):
-            raise WarehouseError(f"{place}: {name}: expected 0 or 1, got {values[name]!r}")
+            raise WarehouseError(
+                f"{place}: {name}: expected 0 or 1, got {values[name]!r}"
+            )
     position = str(values["position"])
     if not re.fullmatch(r"-?\d{1,10}", position, re.ASCII) or (
         abs(int(position)) > _LARGEST_POSITION
@@ -146,83 +164,77 @@ def land_catalogue(
     """Lands one snapshot: all of it or, when a row is wrong, nothing.
 
     It holds from `effective_from` (else the time in its file name, else `received_at`,
-    else now; all naive, in UTC) until the next. A snapshot that says what the one in
-    force at that time says already is not landed again.
+    else now; all naive, in UTC) until the next. The same content for the same time, or
+    for no time and right after itself, is known and not landed again. Raises
+    `WarehouseError`.
     """
     started = time.perf_counter()
     rows = read_snapshot(path)
     received_at = received_at or warehouse.utc_now()
-    effective_from = effective_from or effective_from_of(path) or received_at
-    result = CatalogueLoad(
-        str(path), None, effective_from, len(rows), len({row.course_id for row in rows})
+    given = effective_from or effective_from_of(path)
+    file_sha256 = lines.sha256_of(path)
+    load = CatalogueLoad(
+        file=str(path),
+        load_id=0,
+        known=False,
+        effective_from=given or received_at,
+        classes=len(rows),
+        courses=len({row.course_id for row in rows}),
     )
     with warehouse.open_for_writing(warehouse_path) as connection:
-        if _in_force(connection, effective_from) == set(rows):
-            return result
-        load_id = warehouse.next_load_id(connection)
+        known = _known_load(connection, file_sha256, given)
+        if known is not None:
+            return replace(load, load_id=known, known=True)
+        load = replace(load, load_id=warehouse.next_load_id(connection))
         connection.execute("begin")
         try:
-            _insert(connection, rows, load_id, effective_from)
-            connection.execute(
-                "insert into raw.load values "
-                "($1, 'catalogue', $2, $3, $4, 0, 0, 0, 0, 0, $5, $6, $7, $8)",
-                [
-                    load_id,
-                    str(path),
-                    lines.sha256_of(path),
-                    path.stat().st_size,
-                    received_at,
-                    time.perf_counter() - started,
-                    version("lms-warehouse"),
-                    contracts.digest(),
-                ],
+            _insert(connection, rows, load.load_id, load.effective_from)
+            warehouse.record_load(
+                connection,
+                load.load_id,
+                "catalogue",
+                path,
+                file_sha256,
+                received_at=received_at,
+                seconds=time.perf_counter() - started,
             )
             connection.execute("commit")
         except BaseException:
             connection.execute("rollback")
             raise
-    return CatalogueLoad(
-        result.file, load_id, effective_from, result.classes, result.courses
-    )
+    return load
 
 
-def _in_force(
-    connection: duckdb.DuckDBPyConnection, at: datetime
-) -> set[CatalogueClass]:
-    """The snapshot that holds at `at`; the first one landed holds from the beginning."""
-    rows = connection.execute(
+def _known_load(
+    connection: duckdb.DuckDBPyConnection,
+    file_sha256: str,
+    effective_from: datetime | None,
+) -> int | None:
+    """The load that landed this content for this time, or last if there is no time."""
+    found = connection.execute(
         """
-        with
-
-        snapshots as (
-
-            select
-                load_id,
-                case
-                    when load_id = min(load_id) over () then timestamp '-infinity'
-                    else effective_from
-                end as valid_from
-            from (select distinct load_id, effective_from from raw.catalogue)
-
-        ),
-
-        in_force as (
-
-            select load_id
-            from snapshots
-            where valid_from <= $1::timestamp
-            order by valid_from desc, load_id desc
-            limit 1
-
-        )
-
-        select class_id, course_id, title, position, has_video, has_quiz
-        from raw.catalogue
-        where load_id = (select load_id from in_force)
+        select load.load_id
+        from raw.load
+        where
+            load.kind = 'catalogue'
+            and load.file_sha256 = $1
+            and case
+                when $2::timestamp is null
+                    then load.load_id = (
+                        select max(last.load_id)
+                        from raw.load as last
+                        where last.kind = 'catalogue'
+                    )
+                else load.load_id in (
+                    select catalogue.load_id
+                    from raw.catalogue
+                    where catalogue.effective_from = $2::timestamp
+                )
+            end
         """,
-        [at],
-    ).fetchall()
-    return {CatalogueClass(*row) for row in rows}
+        [file_sha256, effective_from],
+    ).fetchone()
+    return int(found[0]) if found else None
 
 
 def _insert(

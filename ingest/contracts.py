@@ -47,7 +47,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: Annotated[
         str,
         Meta(
-            description="When it happened: RFC 3339 with an offset, from 2000-01-01 on.",
+            description="When it happened: RFC 3339, with an offset; since 2000.",
             extra_json_schema={"format": "date-time"},
         ),
     ]
@@ -89,7 +89,9 @@ class VideoPingV2(Payload, frozen=True, kw_only=True):
     video_id: str
     position_sec: Annotated[float, Meta(ge=0, description="Seconds from the start.")]
     duration_sec: Annotated[float, Meta(gt=0, description="Seconds, of the whole.")]
-    playback_rate: Annotated[float, Meta(gt=0, description="1 is normal.")] | None = None
+    playback_rate: Annotated[float, Meta(gt=0, description="1 is normal.")] | None = (
+        None
+    )
     session_id: str | None = None
 
 
@@ -119,7 +121,7 @@ def contracts() -> dict[tuple[str, int], Contract]:
 def newest(event_type: str) -> Contract:
     """The contract in whose shape all versions of `event_type` are read."""
     return max(
-        (c for c in contracts().values() if c.TYPE == event_type),
+        (c for c in contracts().values() if event_type == c.TYPE),
         key=lambda contract: contract.VERSION,
     )
 
@@ -216,13 +218,15 @@ def dbt_macro() -> str:
         "    {% do return({",
     ]
     for event_type in types:
-        versions = [c for c in contracts().values() if c.TYPE == event_type]
+        versions = [c for c in contracts().values() if event_type == c.TYPE]
         fields: dict[str, str] = {}
         for contract in versions:
             for name, (declared, _) in field_types(contract).items():
                 fields.setdefault(name, sql_type(declared))
         lines += [f"        '{event_type}': {{", "            'fields': {"]
-        lines += [f"                '{name}': '{kind}'," for name, kind in fields.items()]
+        lines += [
+            f"                '{name}': '{kind}'," for name, kind in fields.items()
+        ]
         lines += ["            },", "            'columns': {"]
         for column in field_names(newest(event_type)):
             sources = {c.VERSION: source_field(c, column) for c in versions}

@@ -8,7 +8,7 @@
 
 All randomness comes from one generator and nothing reads the clock, so a seed names its
 files byte for byte (for one version of Python, zlib and pyarrow). Every line is held in
-memory until it is written, about 0.6 kB a line.
+memory until it is written, about 0.8 kB a line.
 """
 
 import csv

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ingest import contracts, lines, validation, warehouse
+from ingest import lines, validation, warehouse
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
 from ingest.warehouse import WarehouseError
@@ -95,8 +94,8 @@ def event_files(paths: Iterable[Path]) -> list[Path]:
             )
             if not inside:
                 raise WarehouseError(
-                    f"{path}: a folder without events; expected .ndjson or .jsonl files, "
-                    "plain, .gz or .zst"
+                    f"{path}: a folder without events; expected .ndjson or .jsonl "
+                    "files, plain, .gz or .zst"
                 )
             found.update(dict.fromkeys(inside))
         elif not path.exists():
@@ -117,12 +116,12 @@ def land(
     *,
     received_at: datetime | None = None,
     chunk_bytes: int = lines.CHUNK_BYTES,
-    on_lines: Callable[[Path, int], None] = lambda file, count: None,
+    on_lines: Callable[[Path, int], None] = lambda _file, _count: None,
 ) -> Landing:
-    """Lands event files, one transaction each; a file that fails does not stop the rest.
+    """Lands event files, one by one; one that fails does not stop the rest.
 
-    `received_at` (naive, UTC) is the current time if not given. `on_lines` is told after
-    each chunk how many lines of a file were taken. Raises `WarehouseError` when the
+    `received_at` (naive, UTC) is the current time if not given. `on_lines` is told
+    after each chunk how many lines of a file were taken. Raises `WarehouseError` when the
     warehouse itself cannot be written.
     """
     with warehouse.open_for_writing(warehouse_path) as connection:
@@ -154,9 +153,7 @@ def _land_file(
     try:
         file_sha256 = lines.sha256_of(file)
         if is_known(connection, file_sha256):
-            return Load(
-                str(file), known=True, seconds=time.perf_counter() - started
-            )
+            return Load(str(file), known=True, seconds=time.perf_counter() - started)
         connection.execute("begin")
         try:
             load = _Landing(connection, file, received_at, started)
@@ -216,24 +213,19 @@ class _Landing:
         rejected = sum(self._reasons.values())
         accepted = self._lines_read - self._duplicates - conflicts - rejected
         seconds = time.perf_counter() - self._started
-        self._connection.execute(
-            "insert into raw.load values ($1, 'events', $2, $3, $4, $5, $6, $7, $8, $9, "
-            "$10, $11, $12, $13)",
-            [
-                self._load_id,
-                str(self._file),
-                file_sha256,
-                self._file.stat().st_size,
-                self._lines_read,
-                accepted,
-                self._duplicates,
-                conflicts,
-                rejected,
-                self._received_at,
-                seconds,
-                version("lms-warehouse"),
-                contracts.digest(),
-            ],
+        warehouse.record_load(
+            self._connection,
+            self._load_id,
+            "events",
+            self._file,
+            file_sha256,
+            received_at=self._received_at,
+            seconds=seconds,
+            lines_read=self._lines_read,
+            accepted=accepted,
+            duplicate=self._duplicates,
+            conflict=conflicts,
+            rejected=rejected,
         )
         return Load(
             str(self._file),
@@ -289,7 +281,7 @@ class _Landing:
         )
 
     def _examine_unclean(self, chunk: Chunk) -> int:
-        """Decides about each line that is not surely valid; returns how many are blank."""
+        """Decides about each line not surely valid; returns how many are blank."""
         blank = 0
         events: list[tuple[int, str, Event]] = []
         dead: list[tuple[int, BadLine, str | None]] = []

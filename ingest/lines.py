@@ -63,7 +63,7 @@ def sha256_hex(content: bytes) -> str:
 
 
 def open_source(path: Path) -> Source:
-    """The bytes of an event file, unpacked. Reading a cut or damaged one raises OSError."""
+    """The bytes of a file, unpacked. Reading a cut or damaged one raises OSError."""
     compression = COMPRESSIONS.get(path.suffix)
     if compression is None:
         return path.open("rb", buffering=0)

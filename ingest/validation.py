@@ -48,7 +48,7 @@ class Rejection:
     detail: str
 
 
-# --- one line, exactly -----------------------------------------------------------------
+# --- one line, exactly ---------------------------------------------------------------
 
 
 class _Invalid(Exception):
@@ -253,7 +253,7 @@ def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-# --- a chunk of lines, in DuckDB -------------------------------------------------------
+# --- a chunk of lines, in DuckDB -----------------------------------------------------
 
 _ENVELOPE = (
     "event_id",
@@ -280,6 +280,7 @@ _TIMESTAMP = (
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?"
     r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
 )
+
 
 def _paths(root: str, names: tuple[str, ...]) -> list[str]:
     return [f"{root}.{name}" for name in names]
@@ -450,7 +451,8 @@ def read_lines_sql() -> str:
                 and occurred_at
                 <= $received_at::timestamp + interval {lead} second
                 and {kind("$.payload")} = 'OBJECT'
-                and case {text("$.type")} || ' ' || coalesce({text("$.schema_version")}, '1')
+                and case
+                    {text("$.type")} || ' ' || coalesce({text("$.schema_version")}, '1')
                     {payload_check}
                 end
                 and case

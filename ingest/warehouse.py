@@ -9,10 +9,13 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
 import tenacity
+
+from ingest import contracts
 
 DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
 DEFAULT_LANDING_ZONE = Path("data/landing")
@@ -63,6 +66,7 @@ create table if not exists raw.load (
     file varchar not null,
     file_sha256 varchar not null,
     file_bytes bigint not null,
+    file_mtime_ns bigint not null,
     lines_read bigint not null,
     accepted bigint not null,
     duplicate bigint not null,
@@ -212,6 +216,45 @@ def open_for_reading(
             yield connection
         finally:
             connection.close()
+
+
+def record_load(
+    connection: duckdb.DuckDBPyConnection,
+    load_id: int,
+    kind: str,
+    file: Path,
+    file_sha256: str,
+    *,
+    received_at: datetime,
+    seconds: float,
+    lines_read: int = 0,
+    accepted: int = 0,
+    duplicate: int = 0,
+    conflict: int = 0,
+    rejected: int = 0,
+) -> None:
+    """Writes the load's row: what it was made of, by which versions, and its counts."""
+    stat = file.stat()
+    row = {
+        "load_id": load_id,
+        "kind": kind,
+        "file": str(file),
+        "file_sha256": file_sha256,
+        "file_bytes": stat.st_size,
+        "file_mtime_ns": stat.st_mtime_ns,
+        "lines_read": lines_read,
+        "accepted": accepted,
+        "duplicate": duplicate,
+        "conflict": conflict,
+        "rejected": rejected,
+        "received_at": received_at,
+        "seconds": seconds,
+        "loader_version": version("lms-warehouse"),
+        "contracts_digest": contracts.digest(),
+    }
+    columns = ", ".join(row)
+    values = ", ".join(f"${name}" for name in row)
+    connection.execute(f"insert into raw.load ({columns}) values ({values})", row)
 
 
 def next_load_id(connection: duckdb.DuckDBPyConnection) -> int:

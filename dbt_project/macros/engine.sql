@@ -27,5 +27,8 @@
 {#- Floor as a 32-bit integer. Positions and scores have no upper bound: what does not
     fit stays at the largest integer, or one absurd event would stop a projection. -#}
 {% macro whole(column) -%}
-    cast(least(floor({{ column }}), 2147483647) as integer)
+    cast(
+        case when {{ column }} >= 2147483647 then 2147483647 else floor({{ column }}) end
+        as integer
+    )
 {%- endmacro %}

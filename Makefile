@@ -1,0 +1,65 @@
+# Everything runs in .venv, which is made again whenever requirements.lock changes.
+# A bare machine needs Python 3.11, git and make; only PyPI is reached.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-the-lock
+
+export LMS_WAREHOUSE ?= $(CURDIR)/data/warehouse.duckdb
+export LMS_LANDING ?= $(CURDIR)/data/landing
+export DAGSTER_HOME ?= $(CURDIR)/data/dagster
+export DO_NOT_TRACK = 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-slow dev check lock clean
+
+help:  ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 with its venv module" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "making $(VENV) from requirements.lock (a minute or two) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## Land a demonstration landing zone, refresh, and print the answers
+	@test -d $(LMS_LANDING) || warehouse demo-data $(LMS_LANDING)
+	@warehouse catalogue $(LMS_LANDING)/catalogue
+	@warehouse land $(LMS_LANDING)/events
+	@warehouse refresh
+	@echo; echo "Learners' progress:"
+	@warehouse query "select * from progress.v_user_progress order by user_id, class_id limit 12"
+	@echo "The leaderboard:"
+	@warehouse query "select * from monitoring.v_leaderboard order by rank, user_id limit 10"
+	@echo "What happened to every line:"
+	@warehouse query "select sum(lines_read) as lines_read, sum(accepted) as accepted, sum(duplicate) as duplicate, sum(conflict) as conflict, sum(rejected) as rejected, sum(lines_unaccounted) as lines_unaccounted from monitoring.v_load_outcome"
+	@warehouse query "select reason, field, dead_letter_count from monitoring.v_dead_letter_summary order by all"
+
+dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)
+	@mkdir -p $(DAGSTER_HOME)
+	@cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	dg dev -w workspace.yaml --port 3000
+
+test: $(STAMP)  ## Pass every test
+	@pytest -n 2 --dist loadgroup -m "not slow" tests
+
+test-slow: $(STAMP)  ## Kill land and refresh at many random instants (minutes; before a release)
+	@pytest -m slow tests
+
+check: $(STAMP)  ## Lint, types, and dbt without deprecations
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@sqlfluff lint dbt_project/models dbt_project/tests
+	@python -m orchestration.parse
+
+lock: $(STAMP)  ## Resolve the dependencies again into requirements.lock
+	@uv pip compile --quiet --upgrade --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
+
+clean:  ## Remove the environment and what was built; keeps data/
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target

@@ -1,0 +1,99 @@
+"""The landing zone: the folder where files arrive, and what of it is still to be taken.
+
+`catalogue/*.csv` are catalogue snapshots, `events/` (with folders below it) has event
+files. Files stay where they are; each is taken once, by its content and the load table,
+whatever its name: a file that arrives late sorts where it likes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest import catalogue, landing, lines, warehouse
+from ingest.catalogue import CatalogueLoad
+from ingest.landing import Landing
+from ingest.warehouse import WarehouseError
+
+
+@dataclass(frozen=True)
+class ZoneLanding:
+    """What was taken: snapshots, event files, and snapshots that could not be read."""
+
+    snapshots: tuple[CatalogueLoad, ...]
+    events: Landing
+    snapshot_failures: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for each file of which nothing could be landed."""
+        failed = (load.failed for load in self.events.failures)
+        return (*self.snapshot_failures, *(line for line in failed if line))
+
+
+def files_in(zone: Path) -> list[Path]:
+    """Every file of the zone that could be landed: snapshots first, then events."""
+    snapshots = zone / "catalogue"
+    found = []
+    if any(snapshots.glob("*.csv")):
+        found += catalogue.snapshot_files(snapshots)
+    events = zone / "events"
+    if events.is_dir():
+        found += sorted(
+            file
+            for file in events.rglob("*")
+            if file.is_file() and lines.is_event_file(file)
+        )
+    return found
+
+
+def pending(files: Sequence[Path], warehouse_path: Path) -> list[Path]:
+    """Those of `files` whose content no load has.
+
+    A file that stands under the path, with the size and the time of change that a load
+    noted is not read again; others are hashed. A snapshot's path counts, too: an
+    earlier catalogue may come into force again in a file of another name. Raises
+    `WarehouseError`.
+    """
+    if not warehouse_path.exists():
+        return list(files)
+    with warehouse.open_for_reading(warehouse_path) as connection:
+        loads = connection.execute(
+            "select kind, file, file_bytes, file_mtime_ns, file_sha256 from raw.load"
+        ).fetchall()
+    unchanged = {(file, size, mtime_ns) for _, file, size, mtime_ns, _ in loads}
+    events = {sha256 for kind, _, _, _, sha256 in loads if kind == "events"}
+    snapshots = {
+        (file, sha256) for kind, file, _, _, sha256 in loads if kind == "catalogue"
+    }
+
+    def is_pending(file: Path) -> bool:
+        stat = file.stat()
+        if (str(file), stat.st_size, stat.st_mtime_ns) in unchanged:
+            return False
+        sha256 = lines.sha256_of(file)
+        return sha256 not in events and (str(file), sha256) not in snapshots
+
+    return [file for file in files if is_pending(file)]
+
+
+def land_zone(zone: Path, warehouse_path: Path) -> ZoneLanding:
+    """Takes every file still to be taken; one that fails does not stop the rest.
+
+    Raises `WarehouseError` when the warehouse itself cannot be written.
+    """
+    with warehouse.open_for_writing(warehouse_path):
+        pass
+    to_take = pending(files_in(zone), warehouse_path)
+    snapshots, failures = [], []
+    for file in to_take:
+        if file.suffix == ".csv":
+            try:
+                snapshots.append(catalogue.land_catalogue(file, warehouse_path))
+            except WarehouseError as error:
+                failures.append(str(error))
+    events = [file for file in to_take if file.suffix != ".csv"]
+    return ZoneLanding(
+        tuple(snapshots),
+        landing.land(events, warehouse_path) if events else Landing(()),
+        tuple(failures),
+    )

@@ -1,0 +1,1 @@
+"""Running the warehouse: dbt, Dagster and the `warehouse` command. No domain rules."""

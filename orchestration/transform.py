@@ -1,0 +1,225 @@
+"""Deriving everything from raw with dbt: the one function behind command and job.
+
+dbt runs inside this process: it costs a third of what starting it costs. Its connection
+is closed before anything is returned, so that the warehouse is free again.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingest import warehouse
+from ingest.warehouse import WarehouseError
+
+DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
+
+# Scan the whole history; the job `checks` runs them daily, a refresh does not.
+FULL_SCAN_TESTS = "tag:full_scan"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What happened to one dbt resource; `failures` are the rows that a test found."""
+
+    unique_id: str
+    name: str
+    resource_type: str
+    relation: str | None
+    status: str
+    message: str | None
+    failures: int | None
+    seconds: float
+    compiled_code: str | None
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("error", "fail", "runtime error")
+
+    @property
+    def warned(self) -> bool:
+        return self.status == "warn"
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What happened in one run of dbt, in the order in which it happened."""
+
+    nodes: tuple[Node, ...]
+    seconds: float
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.failed)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "succeeded": self.succeeded,
+            "models": sum(node.resource_type == "model" for node in self.nodes),
+            "tests": sum(node.resource_type == "test" for node in self.nodes),
+            "warnings": [node.name for node in self.nodes if node.warned],
+            "failures": [
+                {"name": node.name, "message": node.message} for node in self.failures
+            ],
+            "skipped": [node.name for node in self.nodes if node.status == "skipped"],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def derive(
+    warehouse_path: Path,
+    *,
+    rebuild: bool = False,
+    select: Sequence[str] = (),
+    variables: Mapping[str, Any] | None = None,
+) -> Derivation:
+    """Brings the models up to date, with the tests of what is derived.
+
+    Incrementally, or with `rebuild` from all of raw. `select` are dbt selectors, all
+    models if empty; `variables` override those of dbt_project.yml. A model or a test
+    that fails is in the result. Raises `WarehouseError` when dbt cannot run at all.
+    """
+    arguments = ["build", "--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
+    if rebuild:
+        arguments.append("--full-refresh")
+    return _run(warehouse_path, arguments, select, variables)
+
+
+def check(
+    warehouse_path: Path, *, variables: Mapping[str, Any] | None = None
+) -> Derivation:
+    """Runs every data test, those that scan the whole history too; changes nothing."""
+    arguments = ["test", "--exclude", "resource_type:unit_test"]
+    return _run(warehouse_path, arguments, (), variables)
+
+
+def _run(
+    warehouse_path: Path,
+    arguments: list[str],
+    select: Sequence[str],
+    variables: Mapping[str, Any] | None,
+) -> Derivation:
+    # Opening the file makes `raw` where there is none, waits for the lock, and says
+    # in one line what is wrong with a file that cannot be used.
+    with warehouse.open_for_writing(warehouse_path):
+        pass
+    if select:
+        arguments = [*arguments, "--select", *select]
+    if variables:
+        arguments = [*arguments, "--vars", str(dict(variables))]
+    started = time.perf_counter()
+    results = _invoke(arguments, warehouse_path).result
+    return Derivation(
+        tuple(_node(result) for result in results), time.perf_counter() - started
+    )
+
+
+def _node(result: Any) -> Node:
+    return Node(
+        unique_id=result.node.unique_id,
+        name=result.node.name,
+        resource_type=str(result.node.resource_type),
+        relation=result.node.relation_name,
+        status=str(result.status),
+        message=result.message,
+        failures=result.failures,
+        seconds=result.execution_time,
+        compiled_code=getattr(result.node, "compiled_code", None),
+    )
+
+
+def manifest_path() -> Path:
+    """dbt's manifest, parsed again when a file of the project is newer than it."""
+    path = target_folder() / "manifest.json"
+    sources = [
+        file
+        for file in DBT_PROJECT.rglob("*")
+        if file.suffix in (".sql", ".yml", ".csv", ".md") and "target" not in file.parts
+    ]
+    newest = max(file.stat().st_mtime for file in sources)
+    if not path.exists() or path.stat().st_mtime < newest:
+        _invoke(["parse"], warehouse.warehouse_path())
+        path.touch()
+    return path
+
+
+def target_folder() -> Path:
+    """Where dbt keeps its manifest between runs: `DBT_TARGET_PATH`, or else target/."""
+    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
+
+
+def _invoke(arguments: list[str], warehouse_path: Path) -> Any:
+    from dbt.cli.main import dbtRunner
+    from dbt_common.exceptions import DbtBaseException
+
+    with _own_run_folder() as run_folder, _environment(warehouse_path):
+        result = dbtRunner().invoke(
+            [
+                *("--quiet", "--no-use-colors", "--log-level-file", "none"),
+                *("--no-send-anonymous-usage-stats", "--no-version-check"),
+                *arguments,
+                *("--project-dir", str(DBT_PROJECT)),
+                *("--profiles-dir", str(DBT_PROJECT)),
+                *("--target-path", str(run_folder)),
+            ]
+        )
+        _close_connection()
+    if result.exception is not None:
+        first = str(result.exception).strip().splitlines() or ["no message"]
+        text = " ".join(line.strip() for line in first)
+        if isinstance(result.exception, DbtBaseException):
+            raise WarehouseError(f"dbt: {text}") from result.exception
+        raise result.exception
+    return result
+
+
+@contextlib.contextmanager
+def _own_run_folder() -> Iterator[Path]:
+    """A target folder of this run's own, started from the manifest that is kept.
+
+    dbt leaves about 2 MB a run, and two processes that share a target folder read each
+    other's half-written manifests. What is kept is replaced by rename.
+    """
+    kept = target_folder()
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=kept) as name:
+        folder = Path(name)
+        for file in ("partial_parse.msgpack", "manifest.json"):
+            if (kept / file).exists():
+                shutil.copy2(kept / file, folder / file)
+        yield folder
+        for file in ("partial_parse.msgpack", "manifest.json"):
+            if (folder / file).exists():
+                os.replace(folder / file, kept / file)
+
+
+@contextlib.contextmanager
+def _environment(warehouse_path: Path) -> Iterator[None]:
+    before = os.environ.get("LMS_WAREHOUSE")
+    os.environ["LMS_WAREHOUSE"] = str(warehouse_path)
+    os.environ["DO_NOT_TRACK"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LMS_WAREHOUSE"]
+        else:
+            os.environ["LMS_WAREHOUSE"] = before
+
+
+def _close_connection() -> None:
+    """dbt-duckdb keeps the file open, and locked, for as long as the process lives."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.adapters.factory import reset_adapters
+
+    reset_adapters()
+    DuckDBConnectionManager.close_all_connections()
