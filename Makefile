@@ -56,10 +56,10 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff format --check .
 	@mypy
 	@sqlfluff lint dbt_project/models dbt_project/tests
-	@python -m orchestration.parse
+	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 
 lock: $(STAMP)  ## Resolve the dependencies again into requirements.lock
-	@uv pip compile --quiet --upgrade --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
+	@uv pip compile --quiet --upgrade --no-strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 
 clean:  ## Remove the environment and what was built; keeps data/
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target

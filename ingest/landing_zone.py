@@ -29,6 +29,14 @@ class ZoneLanding:
         failed = (load.failed for load in self.events.failures)
         return (*self.snapshot_failures, *(line for line in failed if line))
 
+    def load_ids(self) -> list[int]:
+        """The loads that were made, snapshots and events."""
+        events = (load.load_id for load in self.events.loads)
+        return [
+            *(snapshot.load_id for snapshot in self.snapshots if not snapshot.known),
+            *(load_id for load_id in events if load_id is not None),
+        ]
+
 
 def files_in(zone: Path) -> list[Path]:
     """Every file of the zone that could be landed: snapshots first, then events."""
@@ -46,7 +54,12 @@ def files_in(zone: Path) -> list[Path]:
     return found
 
 
-def pending(files: Sequence[Path], warehouse_path: Path) -> list[Path]:
+def pending(
+    files: Sequence[Path],
+    warehouse_path: Path,
+    *,
+    wait_sec: float = warehouse.LOCK_WAIT_SEC,
+) -> list[Path]:
     """Those of `files` whose content no load has.
 
     A file that stands under the path, with the size and the time of change that a load
@@ -56,7 +69,7 @@ def pending(files: Sequence[Path], warehouse_path: Path) -> list[Path]:
     """
     if not warehouse_path.exists():
         return list(files)
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with warehouse.open_for_reading(warehouse_path, wait_sec=wait_sec) as connection:
         loads = connection.execute(
             "select kind, file, file_bytes, file_mtime_ns, file_sha256 from raw.load"
         ).fetchall()

@@ -110,6 +110,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+class WarehouseLocked(WarehouseError):
+    """Another process holds the file: the same call may pass later."""
+
+
 # DuckDB's file lock is between processes; within one, two connections share the file
 # and could both find the same event new.
 _one_writer_in_this_process = threading.RLock()
@@ -133,24 +137,24 @@ def _connect(
             str(path), read_only=read_only
         )
     except (duckdb.Error, OSError) as error:
-        raise WarehouseError(_explain(error, path, wait_sec)) from error
+        raise _explain(error, path, wait_sec) from error
     connection.execute("set timezone = 'UTC'")
     return connection
 
 
-def _explain(error: Exception, path: Path, wait_sec: float) -> str:
+def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
     if _is_locked(error):
-        return (
+        return WarehouseLocked(
             f"{path}: another process has held the warehouse for {wait_sec:g} s; "
             "wait for it to end, or see who holds it with `fuser` on the file"
         )
     first_line = str(error).splitlines()[0]
     if "not a valid DuckDB" in str(error) or "corrupt" in str(error).lower():
-        return (
+        return WarehouseError(
             f"{path}: not a DuckDB file, or a damaged one ({first_line}); "
             "restore it from a copy, or set LMS_WAREHOUSE to another path"
         )
-    return f"{path}: cannot be opened ({first_line})"
+    return WarehouseError(f"{path}: cannot be opened ({first_line})")
 
 
 def _has_raw_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:

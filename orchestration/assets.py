@@ -1,0 +1,346 @@
+"""The assets: landing zone, raw tables, and every dbt model with its tests as checks.
+
+Steps that write to the warehouse are in the pool `duckdb`, which has one place, so that
+one of them runs at a time, whatever ticks together.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import duckdb
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    dbt_assets,
+)
+
+from ingest import landing_zone, warehouse
+from ingest.warehouse import WarehouseError, WarehouseLocked
+from orchestration import transform
+from orchestration.transform import Derivation, Node
+
+POOL = "duckdb"
+SAMPLE_ROWS = 5
+EVENTS = dg.AssetKey(["landing", "events"])
+CATALOGUE = dg.AssetKey(["landing", "catalogue"])
+LOAD = dg.AssetKey(["raw", "load"])
+RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
+
+
+def sample_table(rows: list[tuple[Any, ...]], columns: list[str]) -> str:
+    """Rows as a Markdown table; ids are opaque, so what would break it is escaped."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in rows:
+        cells = (
+            str(value)[:80].replace("|", "\\|").replace("\n", " ").replace("`", "'")
+            for value in row
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def relation_metadata(
+    connection: duckdb.DuckDBPyConnection, relation: str
+) -> dict[str, dg.MetadataValue]:
+    """Row count and a small sample of a table or view."""
+    [[count]] = connection.execute(f"select count(*) from {relation}").fetchall()
+    result = connection.execute(f"select * from {relation} limit {SAMPLE_ROWS}")
+    columns = [name for name, *_ in result.description or ()]
+    return {
+        "dagster/row_count": dg.MetadataValue.int(count),
+        "sample": dg.MetadataValue.md(sample_table(result.fetchall(), columns)),
+    }
+
+
+@dg.multi_asset(
+    name="survey_landing_zone",
+    specs=[
+        dg.AssetSpec(
+            EVENTS,
+            group_name="landing",
+            description="Event files as they arrive, under events/ of the landing zone.",
+        ),
+        dg.AssetSpec(
+            CATALOGUE,
+            group_name="landing",
+            description="Catalogue snapshots, under catalogue/ of the landing zone.",
+        ),
+    ],
+)
+def landing_files() -> Iterator[dg.MaterializeResult[None]]:
+    """Lists what is in the landing zone; nothing is moved or changed."""
+    files = landing_zone.files_in(warehouse.landing_zone_path())
+    for key, is_mine in (
+        (EVENTS, lambda file: file.suffix != ".csv"),
+        (CATALOGUE, lambda file: file.suffix == ".csv"),
+    ):
+        mine = [file for file in files if is_mine(file)]
+        yield dg.MaterializeResult(
+            asset_key=key,
+            metadata={
+                "folder": dg.MetadataValue.path(str(warehouse.landing_zone_path())),
+                "files": len(mine),
+                "bytes": sum(file.stat().st_size for file in mine),
+            },
+        )
+
+
+@dg.multi_asset(
+    name="land",
+    pool=POOL,
+    specs=[
+        dg.AssetSpec(
+            ["raw", "lms_event"],
+            deps=[EVENTS],
+            group_name="raw",
+            description="Every accepted event, once, as it was received.",
+        ),
+        dg.AssetSpec(
+            ["raw", "dead_letter"],
+            deps=[EVENTS],
+            group_name="raw",
+            description="Every line that is no event, as it came, with the reason.",
+        ),
+        dg.AssetSpec(
+            LOAD,
+            deps=[EVENTS, CATALOGUE],
+            group_name="raw",
+            description="One row per landed file: its hash, counts and versions.",
+        ),
+        dg.AssetSpec(
+            ["raw", "catalogue"],
+            deps=[CATALOGUE],
+            group_name="raw",
+            description="Every catalogue snapshot, as it was landed.",
+        ),
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "no_line_is_lost",
+            asset=LOAD,
+            description="lines read = accepted + duplicate + conflict + rejected, for "
+            "each load, and the accepted and dead ones are really there.",
+        ),
+        dg.AssetCheckSpec(
+            "every_file_was_landed",
+            asset=LOAD,
+            description="No file of the landing zone is cut short, corrupt or wrong.",
+        ),
+    ],
+)
+def raw_tables(
+    context: dg.AssetExecutionContext,
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Takes every file of the landing zone that is still to be taken."""
+    path = warehouse.warehouse_path()
+    try:
+        result = landing_zone.land_zone(warehouse.landing_zone_path(), path)
+        with warehouse.open_for_reading(path) as connection:
+            described = {
+                table: relation_metadata(connection, f"raw.{table}")
+                for table in RAW_TABLES
+            }
+            wrong = loads_that_lost_lines(connection, result.load_ids())
+    except WarehouseLocked as error:
+        # Whoever holds the file lets go of it some time; nothing else is tried again.
+        raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    for failure in result.failures:
+        context.log.warning(failure)
+    totals = result.events.totals()
+    described["load"].update(
+        {
+            name: dg.MetadataValue.md(sample_table(list(value.items()), ["", "lines"]))
+            if isinstance(value, dict)
+            else value
+            for name, value in totals.items()
+        }
+    )
+    described["lms_event"]["accepted"] = totals["accepted"]
+    described["catalogue"]["snapshots_landed"] = len(result.snapshots)
+    for table, metadata in described.items():
+        yield dg.MaterializeResult(asset_key=["raw", table], metadata=metadata)
+    yield dg.AssetCheckResult(
+        passed=not wrong,
+        asset_key=LOAD,
+        check_name="no_line_is_lost",
+        metadata={"loads_checked": len(result.load_ids()), "wrong_loads": wrong},
+    )
+    yield dg.AssetCheckResult(
+        passed=not result.failures,
+        asset_key=LOAD,
+        check_name="every_file_was_landed",
+        metadata={"failures": list(result.failures)},
+    )
+
+
+def loads_that_lost_lines(
+    connection: duckdb.DuckDBPyConnection, load_ids: list[int]
+) -> list[int]:
+    """Those of the loads for which the conservation law does not hold."""
+    rows = connection.execute(
+        """
+        select load.load_id
+        from raw.load
+        where
+            load.load_id in (select unnest($load_ids))
+            and (
+                lines_read != accepted + duplicate + conflict + rejected
+                or accepted != (
+                    select count(*) from raw.lms_event as event
+                    where
+                        event.load_id >= $oldest
+                        and event.load_id = load.load_id
+                )
+                or conflict + rejected != (
+                    select count(*) from raw.dead_letter as dead
+                    where dead.load_id >= $oldest and dead.load_id = load.load_id
+                )
+            )
+        order by load.load_id
+        """,
+        {"load_ids": load_ids, "oldest": min(load_ids, default=0)},
+    ).fetchall()
+    return [load_id for (load_id,) in rows]
+
+
+class LayerTranslator(DagsterDbtTranslator):
+    """One word names a layer: schema, folder and group, and an asset's key begins with
+    it. A versioned model goes by its alias, the name of its table or view."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            DagsterDbtTranslatorSettings(
+                enable_source_tests_as_checks=True, enable_code_references=False
+            )
+        )
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        name = dbt_resource_props.get("alias") or dbt_resource_props["name"]
+        return dg.AssetKey([dbt_resource_props["schema"], name])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return str(dbt_resource_props["schema"])
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: Any
+    ) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        if spec.key == dg.AssetKey(["progress", "v_user_progress"]):
+            # A refresh runs every 5 minutes: three missed ones are worth a look, and
+            # half an hour without one is a failure.
+            return spec.replace_attributes(
+                freshness_policy=dg.FreshnessPolicy.time_window(
+                    warn_window=timedelta(minutes=15), fail_window=timedelta(minutes=30)
+                )
+            )
+        return spec
+
+
+class DeriveConfig(dg.Config):
+    """`rebuild` derives everything again from raw."""
+
+    rebuild: bool = False
+
+
+@dbt_assets(
+    manifest=transform.manifest_path(),
+    dagster_dbt_translator=LayerTranslator(),
+    name="derive",
+    pool=POOL,
+)
+def derived_assets(
+    context: dg.AssetExecutionContext, config: DeriveConfig
+) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
+    """Every table and view that dbt derives from raw, with its tests as asset checks.
+
+    Runs the function that `warehouse refresh` and `warehouse rebuild` run. When only
+    checks are selected, every data test runs, those over the whole history too.
+    """
+    path = warehouse.warehouse_path()
+    selected = [_model_of(key) for key in context.selected_asset_keys]
+    everything = len(selected) == len(derived_assets.keys)
+    try:
+        if selected:
+            derivation = transform.derive(
+                path, rebuild=config.rebuild, select=() if everything else selected
+            )
+        else:
+            derivation = transform.check(path)
+        # dbt has let the file go: what was built is counted in one opening of it.
+        with warehouse.open_for_reading(path) as connection:
+            events = list(_events(context, derivation, connection))
+    except WarehouseLocked as error:
+        raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    yield from events
+    if not derivation.succeeded:
+        failures = [f"{node.name}: {node.message}" for node in derivation.failures]
+        raise dg.Failure("; ".join(failures), allow_retries=False)
+
+
+_UNIQUE_ID = "dagster_dbt/unique_id"
+
+
+def _model_of(key: dg.AssetKey) -> str:
+    """The dbt selector of one asset."""
+    unique_id = str(derived_assets.specs_by_key[key].metadata[_UNIQUE_ID])
+    return unique_id.split(".", 2)[2]
+
+
+def _events(
+    context: dg.AssetExecutionContext,
+    derivation: Derivation,
+    connection: duckdb.DuckDBPyConnection,
+) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
+    keys = {spec.metadata[_UNIQUE_ID]: spec.key for spec in derived_assets.specs}
+    checks = {
+        spec.metadata[_UNIQUE_ID]: spec.key
+        for spec in derived_assets.check_specs
+        if spec.key in context.selected_asset_check_keys
+    }
+    for node in derivation.nodes:
+        if node.unique_id in keys and node.status == "success":
+            key = keys[node.unique_id]
+            yield dg.Output(
+                None,
+                output_name=key.to_python_identifier(),
+                metadata=_metadata(node, key, connection),
+            )
+        elif node.unique_id in checks and node.status != "skipped":
+            yield _check_result(node, checks[node.unique_id])
+
+
+def _check_result(node: Node, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    severity = (
+        dg.AssetCheckSeverity.WARN if node.warned else dg.AssetCheckSeverity.ERROR
+    )
+    return dg.AssetCheckResult(
+        passed=not (node.failed or node.warned),
+        asset_key=key.asset_key,
+        check_name=key.name,
+        severity=severity,
+        metadata={
+            "failing_rows": node.failures or 0,
+            "seconds": node.seconds,
+            "sql": _sql(node),
+        },
+    )
+
+
+def _metadata(
+    node: Node, key: dg.AssetKey, connection: duckdb.DuckDBPyConnection
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"seconds": node.seconds, "sql": _sql(node)}
+    # Staging is views over all events; counting those would cost what there is.
+    if node.relation and key.path[0] != "staging":
+        metadata.update(relation_metadata(connection, node.relation))
+    return metadata
+
+
+def _sql(node: Node) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"```sql\n{(node.compiled_code or '').strip()}\n```")

@@ -1,0 +1,151 @@
+"""What Dagster runs, and when. `workspace.yaml` loads `defs` from here."""
+
+import hashlib
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+import dagster as dg
+
+from ingest import landing_zone, warehouse
+from ingest.warehouse import WarehouseLocked
+from orchestration.assets import derived_assets, landing_files, raw_tables
+
+REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
+CHECKS_CRON = os.environ.get("LMS_CHECKS_CRON") or "30 3 * * *"
+ALERT_URL_VARIABLE = "LMS_ALERT_URL"
+
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+refresh_job = dg.define_asset_job(
+    "refresh",
+    selection=dg.AssetSelection.assets(landing_files, raw_tables, derived_assets),
+    description="Lands what has arrived and brings everything derived up to date.",
+)
+
+rebuild_job = dg.define_asset_job(
+    "rebuild",
+    selection=dg.AssetSelection.assets(derived_assets),
+    config={"ops": {"derive": {"config": {"rebuild": True}}}},
+    description="Derives everything again from raw.",
+)
+
+checks_job = dg.define_asset_job(
+    "checks",
+    selection=dg.AssetSelection.checks_for_assets(derived_assets),
+    description="Runs every data test, those over the whole history too.",
+)
+
+
+def _is_under_way(instance: dg.DagsterInstance) -> bool:
+    runs = instance.get_runs(
+        dg.RunsFilter(job_name=refresh_job.name, statuses=_UNDER_WAY), limit=1
+    )
+    return bool(runs)
+
+
+@dg.schedule(
+    job=refresh_job,
+    cron_schedule=REFRESH_CRON,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def refresh_schedule(
+    context: dg.ScheduleEvaluationContext,
+) -> dg.RunRequest | dg.SkipReason:
+    """Refreshes every few minutes, unless a refresh is queued or running already."""
+    if _is_under_way(context.instance):
+        return dg.SkipReason("a refresh is queued or running; it takes what has come")
+    return dg.RunRequest()
+
+
+checks_schedule = dg.ScheduleDefinition(
+    job=checks_job,
+    cron_schedule=CHECKS_CRON,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+def _listing(files: list[Path]) -> str:
+    """Names the state of the landing zone without reading any file."""
+    entries = [
+        (str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files
+    ]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+@dg.sensor(
+    job=refresh_job,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def landing_zone_sensor(
+    context: dg.SensorEvaluationContext,
+) -> dg.SensorResult | dg.SkipReason:
+    """Asks for a refresh when there is a file whose content no load has.
+
+    Its cursor names the last state of the folder it has answered to, so that a file
+    that cannot be landed does not start a run at each tick.
+    """
+    files = landing_zone.files_in(warehouse.landing_zone_path())
+    listing = _listing(files)
+    if listing == context.cursor:
+        return dg.SkipReason("nothing has changed in the landing zone")
+    if _is_under_way(context.instance):
+        return dg.SkipReason("a refresh is queued or running; looking again after it")
+    try:
+        pending = landing_zone.pending(files, warehouse.warehouse_path(), wait_sec=2)
+    except WarehouseLocked:
+        return dg.SkipReason("the warehouse is being written; looking again later")
+    if not pending:
+        return dg.SensorResult(
+            skip_reason="every file was landed before", cursor=listing
+        )
+    names = ", ".join(file.name for file in pending[:3])
+    context.log.info(f"{len(pending)} files to land: {names}")
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(tags={"lms/files_to_land": str(len(pending))})],
+        cursor=listing,
+    )
+
+
+@dg.run_failure_sensor(
+    default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
+)
+def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
+    """Says which run failed and why: in the log and, if `LMS_ALERT_URL` is set, there.
+
+    The URL gets a POST of JSON: `job`, `run_id`, `error`.
+    """
+    steps = [
+        f"{event.step_key}: {event.step_failure_data.error_display_string.strip()}"
+        for event in context.get_step_failure_events()
+    ]
+    error = " ".join("; ".join(steps or [context.failure_event.message or ""]).split())
+    run = context.dagster_run
+    context.log.error(f"run {run.run_id} of {run.job_name} failed: {error}")
+    url = os.environ.get(ALERT_URL_VARIABLE)
+    if url:
+        body = {"job": run.job_name, "run_id": run.run_id, "error": error}
+        request = urllib.request.Request(
+            url,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10):
+            context.log.info("posted to the alert URL")
+
+
+defs = dg.Definitions(
+    assets=[landing_files, raw_tables, derived_assets],
+    jobs=[refresh_job, rebuild_job, checks_job],
+    schedules=[refresh_schedule, checks_schedule],
+    sensors=[landing_zone_sensor, run_failure_alert],
+    # One writer: more processes would only wait for each other, and cost 8 CPU-seconds.
+    executor=dg.in_process_executor,
+)

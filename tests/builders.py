@@ -1,0 +1,267 @@
+"""What the tests are made of: events in a line each, and a warehouse of their own.
+
+An event, a snapshot's row or a warehouse has defaults, so that a test states only what
+it is about. Times are UTC; events of the defaults happen on 2026-03-10.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from ingest import catalogue, landing, lines
+from ingest.catalogue import CatalogueLoad
+from ingest.landing import Landing, Load
+from ingest.warehouse import open_for_reading, open_for_writing
+
+Json = dict[str, Any]
+Line = Json | bytes
+
+RECEIVED_AT = datetime(2026, 3, 20, 12)
+NOW = "2026-03-12 00:00:00"
+
+# What a load was, not what the events say: batching may change it.
+ABOUT_LOADS = ("v_load_outcome", "v_dead_letter_summary")
+DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring")
+
+
+def event(
+    event_id: str,
+    event_type: str,
+    payload: Json,
+    *,
+    version: int = 1,
+    user: str = "u1",
+    in_class: str = "c1",
+    course: str | None = None,
+    at: str = "2026-03-10T10:00:00Z",
+    **more: Any,
+) -> Json:
+    named = {} if course is None else {"course_id": course}
+    return {
+        "event_id": event_id,
+        "type": event_type,
+        "schema_version": version,
+        "user_id": user,
+        "class_id": in_class,
+        **named,
+        "occurred_at": at,
+        "payload": payload,
+        **more,
+    }
+
+
+def ping(
+    event_id: str = "e1",
+    *,
+    position: float = 10,
+    duration: float = 100,
+    payload: Mapping[str, Any] | None = None,
+    **where: Any,
+) -> Json:
+    """A VIDEO_PING v2; `payload` is put over its fields, `where` over the envelope."""
+    fields = {"video_id": "v1", "position_sec": position, "duration_sec": duration}
+    return event(
+        event_id, "VIDEO_PING", {**fields, **(payload or {})}, **{"version": 2, **where}
+    )
+
+
+def ping_v1(
+    event_id: str = "e1",
+    *,
+    position: float = 10,
+    duration: float = 100,
+    payload: Mapping[str, Any] | None = None,
+    **where: Any,
+) -> Json:
+    fields = {"video_id": "v1", "position": position, "duration": duration}
+    return event(event_id, "VIDEO_PING", {**fields, **(payload or {})}, **where)
+
+
+def quiz(
+    event_id: str = "e1",
+    *,
+    score: float = 7,
+    max_score: float = 10,
+    passed: bool = True,
+    payload: Mapping[str, Any] | None = None,
+    **where: Any,
+) -> Json:
+    """A QUIZ_SUBMIT v1; `payload` is put over its fields, `where` over the envelope."""
+    fields = {
+        "quiz_id": "q1",
+        "score": score,
+        "max_score": max_score,
+        "passed": passed,
+    }
+    return event(event_id, "QUIZ_SUBMIT", {**fields, **(payload or {})}, **where)
+
+
+def without(json_object: Json, *names: str) -> Json:
+    return {name: value for name, value in json_object.items() if name not in names}
+
+
+def as_line(line: Line) -> bytes:
+    return line if isinstance(line, bytes) else json.dumps(line).encode()
+
+
+def write_lines(path: Path, lines: Iterable[Line]) -> Path:
+    path.write_bytes(b"".join(as_line(line) + b"\n" for line in lines))
+    return path
+
+
+@dataclass(frozen=True)
+class Class:
+    """One row of a catalogue snapshot."""
+
+    class_id: str
+    course_id: str = "k1"
+    title: str = "A class"
+    position: int = 1
+    has_video: int = 1
+    has_quiz: int = 0
+
+
+class Warehouse:
+    """A warehouse in a folder of its own, and what a user does with one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "warehouse.duckdb"
+        self._files = 0
+
+    def land(
+        self,
+        lines: Iterable[Line],
+        *,
+        received_at: datetime = RECEIVED_AT,
+        chunk_bytes: int = lines.CHUNK_BYTES,
+    ) -> Load:
+        """Lands the lines as one new file; they are NDJSON, or the bytes of lines."""
+        self._files += 1
+        path = write_lines(self.folder / f"events-{self._files}.ndjson", lines)
+        [load] = self.land_files(
+            path, received_at=received_at, chunk_bytes=chunk_bytes
+        ).loads
+        return load
+
+    def land_files(
+        self,
+        *files: Path,
+        received_at: datetime = RECEIVED_AT,
+        chunk_bytes: int = lines.CHUNK_BYTES,
+    ) -> Landing:
+        return landing.land(
+            files, self.path, received_at=received_at, chunk_bytes=chunk_bytes
+        )
+
+    def land_catalogue(
+        self, *classes: Class, effective_from: str | None = None
+    ) -> CatalogueLoad:
+        """Lands a snapshot; `effective_from` is a date or an RFC 3339 time."""
+        self._files += 1
+        path = self.folder / f"catalogue-{self._files}.csv"
+        pd.DataFrame(classes).to_csv(path, index=False)
+        return catalogue.land_catalogue(
+            path,
+            self.path,
+            effective_from=effective_from
+            and catalogue.parse_effective_from(effective_from),
+            received_at=RECEIVED_AT,
+        )
+
+    def refresh(self, **variables: Any) -> None:
+        self._derive(rebuild=False, variables=variables)
+
+    def rebuild(self, **variables: Any) -> None:
+        self._derive(rebuild=True, variables=variables)
+
+    def failing_refresh(self) -> list[str]:
+        """Refreshes; the names of the models that failed."""
+        derivation = self._run(rebuild=False, variables={})
+        return [node.name for node in derivation.failures]
+
+    def _derive(self, *, rebuild: bool, variables: Mapping[str, Any]) -> None:
+        derivation = self._run(rebuild=rebuild, variables=variables)
+        assert derivation.succeeded, derivation.as_json()["failures"]
+
+    def _run(self, *, rebuild: bool, variables: Mapping[str, Any]) -> Any:
+        from orchestration.transform import derive
+
+        return derive(
+            self.path,
+            rebuild=rebuild,
+            select=("resource_type:model", "resource_type:seed"),
+            variables={"now": NOW, **variables},
+        )
+
+    def execute(self, statement: str) -> None:
+        with open_for_writing(self.path) as connection:
+            connection.execute(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with open_for_reading(self.path) as connection:
+            return connection.execute(query).fetchall()
+
+    def records(self, query: str) -> list[Json]:
+        """The rows as dicts."""
+        with open_for_reading(self.path) as connection:
+            result = connection.execute(query)
+            names = [column[0] for column in result.description]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def value(self, query: str) -> Any:
+        [[value]] = self.rows(query)
+        return value
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table or view without `load_id`, in the order of its columns."""
+        [frame] = self.tables([name]).values()
+        return frame
+
+    def tables(self, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+        with open_for_reading(self.path) as connection:
+            return {
+                name: connection.execute(
+                    f"select columns(c -> c != 'load_id') from {name} order by all"
+                ).df()
+                for name in names
+            }
+
+    def state(self) -> dict[str, pd.DataFrame]:
+        """Every derived table and view that is not about loads."""
+        names = self.rows(
+            f"""
+            select table_schema || '.' || table_name
+            from information_schema.tables
+            where
+                table_schema in {DERIVED_SCHEMAS}
+                and table_name not in {ABOUT_LOADS}
+            order by all
+            """
+        )
+        return self.tables([name for (name,) in names])
+
+
+@contextmanager
+def new_warehouse() -> Iterator[Warehouse]:
+    """For a property test, which needs one for each example."""
+    with TemporaryDirectory(prefix="lms-") as folder:
+        yield Warehouse(Path(folder))
+
+
+def assert_same_state(
+    actual: Mapping[str, pd.DataFrame], expected: Mapping[str, pd.DataFrame]
+) -> None:
+    """The same rows in every table and view."""
+    assert actual.keys() == expected.keys()
+    for name, frame in expected.items():
+        pd.testing.assert_frame_equal(
+            actual[name], frame, check_exact=True, obj=f"table {name}"
+        )
