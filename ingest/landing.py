@@ -121,8 +121,8 @@ def land(
     """Lands event files, one by one; one that fails does not stop the rest.
 
     `received_at` (naive, UTC) is the current time if not given. `on_lines` is told
-    after each chunk how many lines of a file were taken. Raises `WarehouseError` when the
-    warehouse itself cannot be written.
+    after each chunk how many lines of a file were taken. Raises `WarehouseError` when
+    the warehouse itself cannot be written.
     """
     with warehouse.open_for_writing(warehouse_path) as connection:
         # Every row carries its file and line: their order in the table says nothing.

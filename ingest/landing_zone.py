@@ -58,7 +58,7 @@ def pending(
     files: Sequence[Path],
     warehouse_path: Path,
     *,
-    wait_sec: float = warehouse.LOCK_WAIT_SEC,
+    wait_sec: float | None = None,
 ) -> list[Path]:
     """Those of `files` whose content no load has.
 

@@ -19,7 +19,6 @@ from ingest import contracts
 
 DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
 DEFAULT_LANDING_ZONE = Path("data/landing")
-LOCK_WAIT_SEC = 60.0
 
 # No primary key and no unique index: DuckDB keeps an index in memory (5 to 8 GiB for 50
 # million ids) and has reported failures of replaying one after a kill. The loader keeps
@@ -105,6 +104,11 @@ def landing_zone_path() -> Path:
     return Path(os.environ.get("LMS_LANDING") or DEFAULT_LANDING_ZONE).resolve()
 
 
+def lock_wait_sec() -> float:
+    """How long to wait for another process to let the file go: `LMS_LOCK_WAIT_SEC`."""
+    return float(os.environ.get("LMS_LOCK_WAIT_SEC") or 60)
+
+
 def utc_now() -> datetime:
     """The current time as all timestamps in the warehouse are: naive, in UTC."""
     return datetime.now(UTC).replace(tzinfo=None)
@@ -124,8 +128,10 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def _connect(
-    path: Path, *, read_only: bool, wait_sec: float
+    path: Path, *, read_only: bool, wait_sec: float | None
 ) -> duckdb.DuckDBPyConnection:
+    if wait_sec is None:
+        wait_sec = lock_wait_sec()
     attempt = tenacity.retry(
         retry=tenacity.retry_if_exception(_is_locked),
         wait=tenacity.wait_random(0.05, 0.3),
@@ -178,12 +184,13 @@ def _has_raw_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_for_writing(
-    path: Path, *, wait_sec: float = LOCK_WAIT_SEC
+    path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse as its only writer, made with its `raw` schema if it is missing.
 
-    Raises `WarehouseError` when the file is locked for longer than `wait_sec`, is
-    damaged, belongs to something else or cannot be written.
+    Raises `WarehouseError` when the file is locked for longer than `wait_sec`
+    (`lock_wait_sec()` if not given), is damaged, belongs to something else or cannot be
+    written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +208,7 @@ def open_for_writing(
 
 @contextlib.contextmanager
 def open_for_reading(
-    path: Path, *, wait_sec: float = LOCK_WAIT_SEC
+    path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, read-only. Raises `WarehouseError` when there is none."""
     if not path.exists():

@@ -23,6 +23,7 @@ from orchestration.transform import Derivation, Node
 
 POOL = "duckdb"
 SAMPLE_ROWS = 5
+RETRY_WAIT_SEC = 20
 EVENTS = dg.AssetKey(["landing", "events"])
 CATALOGUE = dg.AssetKey(["landing", "catalogue"])
 LOAD = dg.AssetKey(["raw", "load"])
@@ -43,7 +44,7 @@ def sample_table(rows: list[tuple[Any, ...]], columns: list[str]) -> str:
 
 def relation_metadata(
     connection: duckdb.DuckDBPyConnection, relation: str
-) -> dict[str, dg.MetadataValue]:
+) -> dict[str, Any]:
     """Row count and a small sample of a table or view."""
     [[count]] = connection.execute(f"select count(*) from {relation}").fetchall()
     result = connection.execute(f"select * from {relation} limit {SAMPLE_ROWS}")
@@ -60,7 +61,7 @@ def relation_metadata(
         dg.AssetSpec(
             EVENTS,
             group_name="landing",
-            description="Event files as they arrive, under events/ of the landing zone.",
+            description="Event files as they arrive: events/ of the landing zone.",
         ),
         dg.AssetSpec(
             CATALOGUE,
@@ -72,11 +73,8 @@ def relation_metadata(
 def landing_files() -> Iterator[dg.MaterializeResult[None]]:
     """Lists what is in the landing zone; nothing is moved or changed."""
     files = landing_zone.files_in(warehouse.landing_zone_path())
-    for key, is_mine in (
-        (EVENTS, lambda file: file.suffix != ".csv"),
-        (CATALOGUE, lambda file: file.suffix == ".csv"),
-    ):
-        mine = [file for file in files if is_mine(file)]
+    for key in (EVENTS, CATALOGUE):
+        mine = [file for file in files if (file.suffix == ".csv") == (key == CATALOGUE)]
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={
@@ -145,20 +143,18 @@ def raw_tables(
             wrong = loads_that_lost_lines(connection, result.load_ids())
     except WarehouseLocked as error:
         # Whoever holds the file lets go of it some time; nothing else is tried again.
-        raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
     except WarehouseError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     for failure in result.failures:
         context.log.warning(failure)
     totals = result.events.totals()
-    described["load"].update(
-        {
-            name: dg.MetadataValue.md(sample_table(list(value.items()), ["", "lines"]))
-            if isinstance(value, dict)
-            else value
-            for name, value in totals.items()
-        }
+    reasons = sample_table(
+        list(totals.pop("rejected_by_reason").items()), ["", "lines"]
     )
+    described["load"] |= {**totals, "rejected_by_reason": dg.MetadataValue.md(reasons)}
     described["lms_event"]["accepted"] = totals["accepted"]
     described["catalogue"]["snapshots_landed"] = len(result.snapshots)
     for table, metadata in described.items():
@@ -274,7 +270,9 @@ def derived_assets(
         with warehouse.open_for_reading(path) as connection:
             events = list(_events(context, derivation, connection))
     except WarehouseLocked as error:
-        raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
     except WarehouseError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     yield from events

@@ -128,7 +128,7 @@ def _node(result: Any) -> Node:
         unique_id=result.node.unique_id,
         name=result.node.name,
         resource_type=str(result.node.resource_type),
-        relation=result.node.relation_name,
+        relation=getattr(result.node, "relation_name", None),
         status=str(result.status),
         message=result.message,
         failures=result.failures,

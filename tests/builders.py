@@ -15,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from ingest import catalogue, landing, lines
+from ingest import catalogue, landing
 from ingest.catalogue import CatalogueLoad
 from ingest.landing import Landing, Load
+from ingest.lines import CHUNK_BYTES
 from ingest.warehouse import open_for_reading, open_for_writing
 
 Json = dict[str, Any]
@@ -141,7 +142,7 @@ class Warehouse:
         lines: Iterable[Line],
         *,
         received_at: datetime = RECEIVED_AT,
-        chunk_bytes: int = lines.CHUNK_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> Load:
         """Lands the lines as one new file; they are NDJSON, or the bytes of lines."""
         self._files += 1
@@ -155,7 +156,7 @@ class Warehouse:
         self,
         *files: Path,
         received_at: datetime = RECEIVED_AT,
-        chunk_bytes: int = lines.CHUNK_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> Landing:
         return landing.land(
             files, self.path, received_at=received_at, chunk_bytes=chunk_bytes

@@ -954,12 +954,15 @@ def catalogue_course(
     """Section "v_user_progress": the catalogue's course of a class.
 
     Decision: that of the last snapshot, in effective order up to now, that lists the
-    class. So a retired class keeps its last known course.
+    class. So a retired class keeps its last known course. A snapshot that a later
+    landed one with the same effective time replaced held for no moment: it says nothing.
     """
     course_ids = [
         version.class_by_id[class_id].course_id
         for version in versions
-        if version.start <= now and class_id in version.class_by_id
+        if version.start <= now
+        and version.start < version.end
+        and class_id in version.class_by_id
     ]
     return course_ids[-1] if course_ids else None
 

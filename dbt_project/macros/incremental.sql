@@ -2,9 +2,9 @@
 How an incremental model knows what it has taken in.
 
 `staging.consumed_load` has one row a model: its place (the last `load_id` it has taken
-in) and the fingerprint of its rule. A model reads what is past its place, merges it into
-its state and moves its place, all in one transaction: one that failed catches up in the
-next run by itself, and each event is counted once.
+in) and the fingerprint of its rule. A model reads what is past its place, merges it
+into its state and moves its place, all in one transaction: one that failed catches up
+in the next run by itself, and each event is counted once.
 
 The fingerprint covers the model's SQL, that of the views between it and its upstream
 models, the variables, the contracts, its upstream models' fingerprints and, for a model
@@ -102,9 +102,10 @@ over from all there is: an edited rule is never mixed with the old one.
     {{ return(now.fingerprint != now.known_fingerprint) }}
 {% endmacro %}
 
-{#- The running model's place, as a literal: DuckDB then skips older row groups. -#}
+{#- The running model's place, 0 when it starts over. It is a literal in the SQL: DuckDB
+    then skips older row groups. -#}
 {% macro place() %}
-    {{ return(consumption().place if execute else 0) }}
+    {{ return(0 if starts_over() else consumption().place) }}
 {% endmacro %}
 
 {% macro forget_when_starting_over() %}
@@ -118,7 +119,10 @@ over from all there is: an edited rule is never mixed with the old one.
 {% macro mark_consumed() %}
     {% if execute and model.config.materialized == 'incremental' %}
         {% set now = consumption() %}
-        {% if now.place != now.through or now.fingerprint != now.known_fingerprint %}
+        {% if flags.EMPTY %}
+            {#- `--empty` hides every load: start over in the next run. -#}
+            delete from staging.consumed_load where model = '{{ model.name }}'
+        {% elif now.place != now.through or now.fingerprint != now.known_fingerprint %}
             delete from staging.consumed_load where model = '{{ model.name }}';
             insert into staging.consumed_load values (
                 '{{ model.name }}',

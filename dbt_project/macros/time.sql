@@ -1,5 +1,6 @@
-{#- "Now", in UTC: the variable `now`, or else the reading session's DuckDB variable
-    (`set variable now = timestamp '2026-10-23 12:00:00'`), or else the current time. -#}
+{#- "Now", in UTC: the variable `now`, or else the DuckDB variable of the session that
+    reads (`set variable now = timestamp '2026-10-23 12:00:00'`), or else the current
+    time. -#}
 {% macro now() -%}
     {%- if var('now') -%}
     timestamp '{{ var("now") }}'

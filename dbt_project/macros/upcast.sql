@@ -1,6 +1,6 @@
 {#- The payload of one event type in the shape of its newest version, whatever version
-    it came in: as a struct `payload` of everything any version has, and then as columns.
-    Which field is read from where stands in the contracts (ingest/contracts.py). -#}
+    it came in: as a struct of everything any version has, and then as columns. Which
+    field is read from where stands in the contracts (ingest/contracts.py). -#}
 
 {% macro payload_struct(event_type) -%}
     {{ json_struct('payload', event_contracts()[event_type].fields) }}
@@ -11,7 +11,8 @@
     {%- if not loop.first %}
     {% endif -%}
     case schema_version
-    {%- for version, field in sources.items() %} when {{ version }} then fields.{{ field }}
+    {%- for version, field in sources.items() %}
+    {{- ' ' }}when {{ version }} then fields.{{ field }}
     {%- endfor %} end as {{ column }},
     {%- endfor -%}
 {%- endmacro %}

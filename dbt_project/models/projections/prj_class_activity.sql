@@ -57,11 +57,13 @@ final as (
         cast(sum(event_count) as bigint) as event_count,
         min(first_event_at) as first_event_at,
         max(last_event_at) as last_event_at,
-        max_by(course_id, {{ moment('course_named_at', 'course_event_id') }})
-            filter (where course_id is not null) as course_id,
+        max_by(
+            course_id, {{ moment('course_named_at', 'course_event_id') }}
+        ) filter (where course_id is not null) as course_id,
         max(course_named_at) as course_named_at,
-        max_by(course_event_id, {{ moment('course_named_at', 'course_event_id') }})
-            filter (where course_id is not null) as course_event_id,
+        max_by(
+            course_event_id, {{ moment('course_named_at', 'course_event_id') }}
+        ) filter (where course_id is not null) as course_event_id,
         max(load_id) as load_id
     from parts
     group by user_id, class_id

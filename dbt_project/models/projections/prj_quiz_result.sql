@@ -43,7 +43,7 @@ delta as (
 {% if not starts_over() %}
 touched as (
 
-    select state.* exclude (average_score)
+    select state.*
     from {{ this }} as state
     inner join delta
         on state.user_id = delta.user_id and state.class_id = delta.class_id
@@ -68,8 +68,9 @@ merged as (
         class_id,
         cast(sum(submission_count) as bigint) as submission_count,
         min(passed_at) as passed_at,
-        min_by(passed_event_id, {{ moment('passed_at', 'passed_event_id') }})
-            filter (where passed_at is not null) as passed_event_id,
+        min_by(
+            passed_event_id, {{ moment('passed_at', 'passed_event_id') }}
+        ) filter (where passed_at is not null) as passed_event_id,
         max_by(best_event_id, row(best_score_ratio, best_at, best_event_id))
             as best_event_id,
         max_by(best_at, row(best_score_ratio, best_at, best_event_id)) as best_at,

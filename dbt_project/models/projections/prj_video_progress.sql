@@ -16,9 +16,13 @@ judged as (
         -- Exact: the two numbers are compared as the decimals that were sent, because
         -- 0.9 * 60.07 is not 54.063 in binary. Far from the edge that is not needed.
         case
-            when position_sec > duration_sec * ({{ var('completion_threshold') }} + 1e-9)
+            when
+                position_sec
+                > duration_sec * ({{ var('completion_threshold') }} + 1e-9)
                 then true
-            when position_sec < duration_sec * ({{ var('completion_threshold') }} - 1e-9)
+            when
+                position_sec
+                < duration_sec * ({{ var('completion_threshold') }} - 1e-9)
                 then false
             else coalesce(
                 try_cast(cast(position_sec as varchar) as decimal(32, 16))
@@ -82,8 +86,9 @@ final as (
         min(first_ping_at) as first_ping_at,
         max(last_ping_at) as last_ping_at,
         min(completed_at) as completed_at,
-        min_by(completed_event_id, {{ moment('completed_at', 'completed_event_id') }})
-            filter (where completed_at is not null) as completed_event_id,
+        min_by(
+            completed_event_id, {{ moment('completed_at', 'completed_event_id') }}
+        ) filter (where completed_at is not null) as completed_event_id,
         max(load_id) as load_id
     from parts
     group by user_id, class_id

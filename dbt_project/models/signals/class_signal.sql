@@ -30,10 +30,16 @@ quizzes as (
 
 touched as (
 
-    select user_id, class_id from videos
+    select
+        user_id,
+        class_id
+    from videos
     where load_id > {{ place() }}
     union
-    select user_id, class_id from quizzes
+    select
+        user_id,
+        class_id
+    from quizzes
     where load_id > {{ place() }}
 
 ),

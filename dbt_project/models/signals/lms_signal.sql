@@ -36,17 +36,22 @@ final as (
         -- The length keeps ('ab', 'c') and ('a', 'bc') apart, whatever ids hold.
         md5(
             concat(
-                all_signals.type, ':', length(user_id), ':', user_id, step_or_course_id
+                all_signals.type,
+                ':',
+                length(all_signals.user_id),
+                ':',
+                all_signals.user_id,
+                all_signals.step_or_course_id
             )
         ) as signal_id,
         all_signals.type,
-        user_id,
-        class_id,
-        course_id,
-        occurred_at,
-        source_event_ids,
+        all_signals.user_id,
+        all_signals.class_id,
+        all_signals.course_id,
+        all_signals.occurred_at,
+        all_signals.source_event_ids,
         signal_types.rule_version,
-        load_id
+        all_signals.load_id
     from all_signals
     inner join {{ ref('signal_type') }} as signal_types
         on all_signals.type = signal_types.type

@@ -4,9 +4,19 @@ with
 
 all_signals as (
 
-    select user_id, type, occurred_at, load_id from {{ ref('class_signal') }}
+    select
+        user_id,
+        type,
+        occurred_at,
+        load_id
+    from {{ ref('class_signal') }}
     union all
-    select user_id, type, occurred_at, load_id from {{ ref('course_signal') }}
+    select
+        user_id,
+        type,
+        occurred_at,
+        load_id
+    from {{ ref('course_signal') }}
 
 ),
 
@@ -17,19 +27,26 @@ touched as (
 
 ),
 
+touched_signals as (
+
+    select all_signals.*
+    from all_signals
+    inner join touched on all_signals.user_id = touched.user_id
+
+),
+
 final as (
 
     select
-        all_signals.user_id,
+        user_id,
         count(case when type = 'VIDEO_COMPLETED' then 1 end) as video_completed_count,
         count(case when type = 'QUIZ_PASSED' then 1 end) as quiz_passed_count,
         count(case when type = 'STEP_COMPLETED' then 1 end) as step_completed_count,
         count(case when type = 'COURSE_COMPLETED' then 1 end) as course_completed_count,
         max(occurred_at) as last_signal_at,
         max(load_id) as load_id
-    from all_signals
-    inner join touched on all_signals.user_id = touched.user_id
-    group by all_signals.user_id
+    from touched_signals
+    group by user_id
 
 )
 

@@ -17,8 +17,8 @@ final as (
         -- A blank course id names no course.
         case when trim(course_id, e' \t\r\n') != '' then course_id end as course_id,
         occurred_at,
-        -- Every time zone since 2000 is a whole number of quarter hours from UTC: counts
-        -- by quarter hour can be cut into the days of any of them.
+        -- Every time zone since 2000 is a whole number of quarter hours from UTC:
+        -- counts by quarter hour can be cut into the days of any of them.
         time_bucket(interval 15 minute, occurred_at) as quarter_hour,
         payload,
         received_at,

@@ -2,22 +2,28 @@
     `key` (by default of the same names), with the number of rows that have it. -#}
 {% test belongs_to(model, columns, to, key=none) %}
 
-select
-    {% for column in columns -%}
-    child.{{ column }},
-    {% endfor -%}
-    count(*) as row_count
-from {{ model }} as child
+with
+
+children as (
+
+    select
+        {{ columns | join(',\n        ') }},
+        count(*) as row_count
+    from {{ model }}
+    group by {{ columns | join(', ') }}
+
+)
+
+select * from children
 where
     not exists (
         select 1
-        from {{ to }} as parent
+        from {{ to }} as parents
         where
             {% for column in columns -%}
-            {{ 'and ' if not loop.first }}child.{{ column }} = parent.
+            {{ 'and ' if not loop.first }}children.{{ column }} = parents.
             {{- (key or columns)[loop.index0] }}
             {% endfor %}
     )
-group by {% for column in columns %}child.{{ column }}{{ ', ' if not loop.last }}{% endfor %}
 
 {% endtest %}

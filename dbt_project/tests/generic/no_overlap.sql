@@ -1,5 +1,5 @@
-{#- A failing row is a version that is empty, or that does not end before the next version
-    of the same key begins: at each moment one version holds, or none. -#}
+{#- A failing row is a version that is empty, or that does not end before the next
+    version of the same key begins: at each moment one version holds, or none. -#}
 {% test no_overlap(model, key) %}
 
 with

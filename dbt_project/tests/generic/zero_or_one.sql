@@ -1,4 +1,4 @@
-{#- A failing row has another value than 0 or 1, NULL included, in one of the columns. -#}
+{#- A failing row has another value than 0 or 1, NULL included, in a column. -#}
 {% test zero_or_one(model, columns) %}
 
 select {{ columns | join(', ') }}

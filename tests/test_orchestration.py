@@ -1,0 +1,406 @@
+"""Dagster: the lineage, the jobs, the schedule, the sensors, and one writer at a time."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from builders import ping, quiz, write_lines
+
+PROJECT = Path(__file__).parents[1]
+LAYERS = {
+    *("landing", "raw", "staging", "projections"),
+    *("signals", "progress", "monitoring"),
+}
+
+
+@pytest.fixture(scope="session")
+def defs(_own_dbt_target: None) -> dg.Definitions:
+    from orchestration.definitions import defs
+
+    return defs
+
+
+@pytest.fixture
+def zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A landing zone with a catalogue and one learner who does all of one class."""
+    zone = tmp_path / "landing"
+    (zone / "events").mkdir(parents=True)
+    (zone / "catalogue").mkdir()
+    (zone / "catalogue" / "catalogue.csv").write_text(
+        "class_id,course_id,title,position,has_video,has_quiz\nc1,k1,One,1,1,1\n"
+    )
+    write_lines(
+        zone / "events" / "b.ndjson",
+        [ping("e1", position=95, duration=100), quiz("e2", score=8), b"{broken"],
+    )
+    monkeypatch.setenv("LMS_LANDING", str(zone))
+    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
+    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "2")
+    return zone
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def run(
+    defs: dg.Definitions, instance: dg.DagsterInstance, job: str, **options: Any
+) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance, raise_on_error=False, **options
+    )
+
+
+def ask(sql: str) -> list[tuple[Any, ...]]:
+    from ingest.warehouse import open_for_reading, warehouse_path
+
+    with open_for_reading(warehouse_path()) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_the_lineage_goes_from_file_to_view_with_one_group_a_layer(
+    defs: dg.Definitions,
+) -> None:
+    graph = defs.resolve_asset_graph()
+
+    assert {graph.get(key).group_name for key in graph.get_all_asset_keys()} == LAYERS
+    for key in graph.get_all_asset_keys():
+        assert key.path[0] == graph.get(key).group_name
+    ancestors = graph.get_ancestor_asset_keys(
+        dg.AssetKey(["monitoring", "v_leaderboard"])
+    )
+    assert {key.path[0] for key in ancestors} >= {
+        *("landing", "raw", "staging", "projections", "signals")
+    }
+
+
+def test_a_refresh_run_lands_derives_and_shows_what_it_did(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    result = run(defs, instance, "refresh")
+
+    assert result.success
+    assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
+    metadata = {
+        event.asset_key: event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+    assert set(metadata) == set(defs.resolve_asset_graph().get_all_asset_keys())
+    load = metadata[dg.AssetKey(["raw", "load"])]
+    assert (load["accepted"].value, load["rejected"].value) == (2, 1)
+    progress = metadata[dg.AssetKey(["progress", "v_user_progress"])]
+    assert progress["dagster/row_count"].value == 1
+    assert "| u1 | c1 | k1 | 95 |" in progress["sample"].value
+    assert "select * from final" in progress["sql"].value
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert {"no_line_is_lost", "every_file_was_landed"} < set(checks)
+    assert all(check.passed for check in checks.values())
+
+
+def test_a_rebuild_run_gives_the_same_answer(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    run(defs, instance, "refresh")
+    before = ask("from signals.lms_signal order by signal_id")
+
+    assert run(defs, instance, "rebuild").success
+    assert ask("from signals.lms_signal order by signal_id") == before
+    assert len(before) == 4
+
+
+def test_the_checks_run_looks_at_the_whole_history(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    run(defs, instance, "refresh")
+    from ingest.warehouse import open_for_writing, warehouse_path
+
+    assert run(defs, instance, "checks").success
+    with open_for_writing(warehouse_path()) as connection:
+        connection.execute("delete from raw.lms_event where event_id = 'e1'")
+    result = run(defs, instance, "checks")
+
+    assert not result.success
+    failed = {c.check_name for c in result.get_asset_check_evaluations() if not c.passed}
+    assert failed
+
+
+def test_one_asset_can_be_derived_again_by_itself(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    run(defs, instance, "refresh")
+    key = dg.AssetKey(["progress", "v_user_progress"])
+
+    result = run(defs, instance, "refresh", asset_selection=[key])
+
+    assert result.success
+    assert [e.asset_key for e in result.get_asset_materialization_events()] == [key]
+
+
+def test_a_damaged_file_turns_its_check_red_and_the_others_are_landed(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    whole = gzip.compress(json.dumps(ping("e9")).encode())
+    (zone / "events" / "a.ndjson.gz").write_bytes(whole[:-6])
+
+    result = run(defs, instance, "refresh")
+
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert result.success
+    assert not checks["every_file_was_landed"].passed
+    assert ask("select count(*) from raw.lms_event") == [(2,)]
+
+
+def test_a_load_that_lost_a_line_is_found(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    from ingest.warehouse import open_for_writing, warehouse_path
+    from orchestration.assets import loads_that_lost_lines
+
+    run(defs, instance, "refresh")
+    with open_for_writing(warehouse_path()) as connection:
+        assert loads_that_lost_lines(connection, [1, 2]) == []
+        connection.execute("delete from raw.dead_letter")
+        assert loads_that_lost_lines(connection, [1, 2]) == [2]
+
+
+def test_a_file_that_is_no_warehouse_fails_at_once_with_one_line(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    Path(os.environ["LMS_WAREHOUSE"]).write_text("this is no database")
+
+    result = run(defs, instance, "refresh")
+
+    assert not result.success
+    failures = [event for event in result.all_events if event.is_step_failure]
+    assert "not a DuckDB file" in str(failures[0].step_failure_data.user_failure_data)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_a_locked_warehouse_is_tried_again(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    zone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestration.assets.RETRY_WAIT_SEC", 1)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import duckdb, sys, time\n"
+            "connection = duckdb.connect(sys.argv[1])\n"
+            "print('held', flush=True)\n"
+            "time.sleep(5)\n"
+            "connection.close()",
+            os.environ["LMS_WAREHOUSE"],
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    holder.stdout.readline()
+
+    result = run(defs, instance, "refresh")
+
+    holder.wait()
+    assert [event for event in result.all_events if event.is_step_up_for_retry]
+    assert result.success
+
+
+def test_the_schedule_skips_while_a_refresh_is_under_way(
+    defs: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    from orchestration.definitions import refresh_schedule
+
+    def tick() -> object:
+        return refresh_schedule(dg.build_schedule_context(instance))
+
+    assert isinstance(tick(), dg.RunRequest)
+    job = defs.resolve_job_def("refresh")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(), dg.SkipReason)
+    instance.report_run_canceled(run)
+    assert isinstance(tick(), dg.RunRequest)
+
+
+def test_the_sensor_asks_for_each_content_once_whatever_its_name(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    from orchestration.definitions import landing_zone_sensor
+
+    cursor = None
+
+    def requests() -> int:
+        nonlocal cursor
+        result = landing_zone_sensor(
+            dg.build_sensor_context(instance=instance, cursor=cursor)
+        )
+        if isinstance(result, dg.SkipReason):
+            return 0
+        assert isinstance(result, dg.SensorResult)
+        cursor = result.cursor
+        return len(result.run_requests or [])
+
+    assert requests() == 1
+    assert requests() == 0, "it asks once, also while the run has not come"
+    run(defs, instance, "refresh")
+    assert requests() == 0
+    write_lines(zone / "events" / "a-late-file-that-sorts-first.ndjson", [ping("e3")])
+    assert requests() == 1
+    run(defs, instance, "refresh")
+    shutil.copy(zone / "events" / "b.ndjson", zone / "events" / "c.ndjson")
+    assert requests() == 0, "the same content under another name is no news"
+
+
+def test_a_failed_run_is_posted_with_its_reason(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    zone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from orchestration.definitions import run_failure_alert
+
+    received: list[dict[str, str]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            received.append(json.loads(self.rfile.read(length)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    Path(os.environ["LMS_WAREHOUSE"]).write_text("this is no database")
+    result = run(defs, instance, "refresh")
+    failure = next(event for event in result.all_events if event.is_run_failure)
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("LMS_ALERT_URL", f"http://127.0.0.1:{server.server_port}/")
+        run_failure_alert(
+            dg.build_run_status_sensor_context(
+                sensor_name="run_failure_alert",
+                dagster_event=failure,
+                dagster_instance=instance,
+                dagster_run=result.dagster_run,
+            ).for_run_failure()
+        )
+        server.shutdown()
+
+    assert [message["job"] for message in received] == ["refresh"]
+    assert "not a DuckDB file" in received[0]["error"]
+
+
+# --- real processes ----------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, zone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Dagster instance as `make dev` has it; its schedule never ticks by itself."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(PROJECT / "orchestration" / "dagster.yaml", home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("LMS_REFRESH_CRON", "0 0 1 1 *")
+    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "60")
+    return home
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[dg.DagsterInstance]:
+    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
+    with (home / "daemon.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "-w", str(PROJECT / "workspace.yaml")],
+            cwd=PROJECT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            yield instance
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def launch(job: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(str(Path(sys.executable).with_name("dg")), "launch"),
+            *("-m", "orchestration.definitions", "--job", job),
+        ],
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def wait_for(condition: Any, seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"did not happen within {seconds} s")
+
+
+def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
+    """The process of a run, once its step `derive` has begun."""
+    process = None
+    for record in instance.all_logs(run_id):
+        event = record.dagster_event
+        if event and event.is_engine_event and "pid" in event.engine_event_data.metadata:
+            process = int(str(event.engine_event_data.metadata["pid"].value))
+        if event and event.is_step_start and event.step_key == "derive":
+            return process
+    return None
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
+    daemon: dg.DagsterInstance,
+) -> None:
+    # The sensor sees the landing zone and asks for the first run by itself.
+    first = wait_for(lambda: daemon.get_runs(), 90)[0]
+    process = wait_for(lambda: run_process(daemon, first.run_id), 60)
+    os.kill(process, signal.SIGKILL)
+    killed_at = time.monotonic()
+
+    next_run = launch("refresh")
+    out, _ = next_run.communicate(timeout=150)
+
+    assert next_run.returncode == 0, out[-2000:]
+    assert time.monotonic() - killed_at < 120
+    assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
+    assert daemon.get_run_by_id(first.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.xdist_group("processes")
+def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home)):
+        pass  # two processes that make a fresh instance at once would race
+    runs = [launch("refresh"), launch("refresh")]
+    outs = [run.communicate(timeout=180)[0] for run in runs]
+
+    assert [run.returncode for run in runs] == [0, 0], outs[0][-2000:] + outs[1][-2000:]
+    assert ask("select count(*), max(load_id) from raw.load") == [(2, 2)]
+    assert ask("select sum(event_count) from projections.prj_class_activity") == [(2,)]
