@@ -29,7 +29,7 @@ from builders import (
 )
 from ingest import landing
 from ingest.contracts import LARGEST_LINE_BYTES
-from reference import Accepted, as_utc, classify
+from reference import Accepted, as_utc, classify, parse_json
 
 MIB = LARGEST_LINE_BYTES
 # Barely more than the longest line, so that a few of those are several chunks.
@@ -115,9 +115,6 @@ NOT_TEXT: dict[str, Rejected] = {
         "a surrogate pair the wrong way round": spelled(ping(), "u1", r"\ude00\ud83d"),
         "a lone surrogate in an unknown field": with_field(ping(), r'"x": "\udfff"'),
         "a lone surrogate in a key": with_field(ping(), r'"\udfff": 1'),
-        "a lone surrogate under a key that stands twice": in_payload(
-            ping(), r'"x": {"a": "\ud800", "a": 1}'
-        ),
     }.items()
 }
 
@@ -185,8 +182,8 @@ MISSING: dict[str, Rejected] = {
         for path, event in REQUIRED.items()
     },
     **{
-        f"null {path}": (changed(event, path, None), "missing_field", path)
-        for path, event in REQUIRED.items()
+        f"null {path}": (changed(REQUIRED[path], path, None), "missing_field", path)
+        for path in ("event_id", "payload", "payload.position_sec", "payload.passed")
     },
 }
 
@@ -369,6 +366,36 @@ def test_a_broken_line_does_not_harm_its_neighbours(dirty: Warehouse) -> None:
     assert [name for name in neighbours if name not in landed] == []
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (in_payload(ping(), r'"x": {"a": "\ud800", "a": 1}'), "invalid_utf8"),
+        (ping(at="9999-12-31T23:59:60Z"), "out_of_range"),
+        (ping(at="9999-12-31T23:59:59-23:59"), "out_of_range"),
+        (ping(at="0001-01-01T00:00:00+23:59"), "out_of_range"),
+        (ping(at="0000-01-01T00:00:00Z"), "bad_timestamp"),
+        (in_payload(ping(GRIN), f'"x": {"[" * 5_000}{"]" * 5_000}'), "broken_json"),
+    ],
+    ids=[
+        "a lone surrogate under a key that stands twice",
+        "a leap second at the end of time",
+        "after the end of time in UTC",
+        "before the beginning of time in UTC",
+        "in the year 0",
+        "lists 5,000 deep",
+    ],
+)
+def test_a_line_at_the_limits_of_the_checks_does_not_stop_the_batch(
+    warehouse: Warehouse, line: Line, reason: str
+) -> None:
+    warehouse.land([ping("before"), line, ping("after")])
+    assert warehouse.rows("select event_id from raw.lms_event order by all") == [
+        ("after",),
+        ("before",),
+    ]
+    assert warehouse.value("select reason from raw.dead_letter") == reason
+
+
 def test_a_dead_letter_tells_what_came_and_where(warehouse: Warehouse) -> None:
     broken = b'{"name": "Jos\xe9", \x00\r'
     warehouse.land([ping("e1"), b"", broken, ping("e2")])
@@ -530,7 +557,7 @@ def test_the_payload_of_an_unusual_line_can_be_read(
 ) -> None:
     query = "select payload from raw.lms_event where event_id = '{}'"
     payload = unusual.value(query.format(name.replace("'", "''")))
-    assert json.loads(payload) == json.loads(as_line(UNUSUAL[name]))["payload"]
+    assert parse_json(payload.encode()) == parse_json(as_line(UNUSUAL[name]))["payload"]
 
 
 IDS = [
@@ -797,7 +824,7 @@ def test_a_rejected_line_does_not_make_its_id_known(warehouse: Warehouse) -> Non
     }
 
 
-@pytest.mark.parametrize("depth", [400, 3_000, 100_000])
+@pytest.mark.parametrize("depth", [400, 600, 900, 3_000, 100_000])
 def test_a_deeply_nested_event_sent_again_does_not_stop_the_batch(
     warehouse: Warehouse, depth: int
 ) -> None:
@@ -818,13 +845,14 @@ def written(folder: Path, content: bytes, name: str = "a.ndjson") -> Path:
     return path
 
 
+BOM = b"\xef\xbb\xbf"
 ONE, TWO = as_line(ping("e1")), as_line(ping("e2"))
 
 LAYOUTS = {
     "a newline at the end": ONE + b"\n" + TWO + b"\n",
     "no newline at the end": ONE + b"\n" + TWO,
     "CRLF": ONE + b"\r\n" + TWO + b"\r\n",
-    "a BOM": b"\xef\xbb\xbf" + ONE + b"\n" + TWO,
+    "a BOM": BOM + ONE + b"\n" + TWO,
     "blank lines": b"\n\r\n" + ONE + b"\n \t\n\n" + TWO + b"\n\n\n \n",
 }
 
@@ -839,6 +867,11 @@ def test_a_file_of_two_events_has_two_lines(
     assert (load.lines_read, counts(load)) == (2, {"accepted": 2})
 
 
+def test_a_bom_before_the_only_line_is_no_part_of_it(warehouse: Warehouse) -> None:
+    [load] = warehouse.land_files(written(warehouse.folder, BOM + ONE)).loads
+    assert counts(load) == {"accepted": 1}
+
+
 def test_a_line_number_counts_blank_lines_too(warehouse: Warehouse) -> None:
     warehouse.land([b"", ping("e1"), b"{", b" ", FILLER, b"", b"["])
     numbered = """
@@ -850,7 +883,7 @@ def test_a_line_number_counts_blank_lines_too(warehouse: Warehouse) -> None:
     assert warehouse.rows(numbered) == [(2,), (3,), (5,), (7,)]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n \r\n", b"\xef\xbb\xbf", b" "])
+@pytest.mark.parametrize("content", [b"", b"\n\n \r\n", BOM, b" "])
 def test_a_file_without_lines_is_a_load_of_none(
     warehouse: Warehouse, content: bytes
 ) -> None:
@@ -890,6 +923,11 @@ def flipped(content: bytes, index: int) -> bytes:
 
 
 GZ, ZST = gzip.compress(CONTENT, mtime=0), zstd(CONTENT)
+# `{"event_id": "e1"}` as the zstd command packs it: with a checksum, which Arrow leaves
+# out. A changed byte in a frame without one cannot be told.
+CHECKED_ZST = bytes.fromhex(
+    "28b52ffd04589900007b226576656e745f6964223a20226531227d0a1be64710"
+)
 
 DAMAGED = {
     "half.ndjson.gz": GZ[: len(GZ) // 2],
@@ -905,7 +943,7 @@ DAMAGED = {
     "second_member_cut.ndjson.gz": GZ + GZ[: len(GZ) // 2],
     "half.ndjson.zst": ZST[: len(ZST) // 2],
     "without_its_last_byte.ndjson.zst": ZST[:-1],
-    "flipped_in_the_middle.ndjson.zst": flipped(ZST, len(ZST) // 2),
+    "wrong_checksum.ndjson.zst": flipped(CHECKED_ZST, 20),
     "not_compressed.ndjson.zst": CONTENT,
     "empty.ndjson.zst": b"",
     "second_frame_cut.ndjson.zst": ZST + ZST[: len(ZST) // 2],
@@ -921,7 +959,8 @@ def test_of_a_damaged_file_nothing_is_landed_and_the_failure_names_it(
     assert load.failed is not None
     assert name in load.failed
     assert load.load_id is None
-    assert warehouse.rows("select 1 from raw.lms_event union all from raw.load") == []
+    landed = "select 1 from raw.lms_event union all select 1 from raw.load"
+    assert warehouse.rows(landed) == []
 
 
 def test_a_damaged_file_does_not_stop_the_others(warehouse: Warehouse) -> None:
@@ -1056,55 +1095,103 @@ def test_a_load_that_fails_in_the_middle_of_a_file_leaves_nothing(
 # The bulk check and the exact one against the oracle. Fragments of JSON text, so that
 # what no JSON writer would write comes too.
 
-NUMBERS = (
-    "0 -0 -0.0 1 1.0 1e0 10 10.0 0.5 9 95 100 100.0 -1 -1e-9 1e308 1e309 -1e999 1e-400"
-    " 12345678901234567890 01 1. .5 +1 0x10 1e 2 2.0 3 NaN Infinity -Infinity nan inf"
-).split() + ["9" * 400, "9" * 4301]
-TEXTS = [
-    *(
-        '""',
-        '" "',
-        '"u1"',
-        '"u2"',
-        '"e1"',
-        '"12"',
-        '"NaN"',
-        '"VIDEO_PING"',
-        r'"\u0031"',
-    ),
-    *('"\N{NO-BREAK SPACE}"', '"\N{NO-BREAK SPACE}x"', f'"{GRIN}"', r'"\ud83d\ude00"'),
-    *(r'"\ud800"', r'"\u0000"', r'"\u0009"', '"\t"', '"\0"', r'"\x"', '"', '"é"'),
-    *(f'"{"x" * 256}"', f'"{"x" * 257}"', f'"{GRIN * 256}"', r'"a\"b"', "'u1'"),
-]
-OTHERS = [
-    *(
-        "null",
-        "true",
-        "false",
-        "True",
-        "[]",
-        "{}",
-        "[1,]",
-        "[,]",
-        "{,}",
-        "[NaN]",
-        "[[1]]",
-    ),
-    *('{"a": 1, "a": 2}', r'{"a": "\ud800", "a": 1}', '{"a": 1,}', "[1, 2", "}", ""),
-    *("[" * 50 + "]" * 50, '{"video_id": "v1"}', "/**/1", "1 1", "[-Infinity ]"),
+VALUES = [
+    *r"""
+0
+-0
+-0.0
+0.5
+1
+1.0
+1e0
+1E+0
+2
+2.0
+3
+9
+9.5
+10
+10.0
+100
+-1
+-1e-9
+1e308
+1e309
+-1e999
+1e-400
+12345678901234567890
+01
+1.
+.5
++1
+0x10
+1e
+1 1
+/**/1
+NaN
+nan
+-NaN
+Infinity
+-Infinity
+inf
+null
+true
+false
+True
+[]
+{}
+[[1]]
+[1,]
+[,]
+[1, 2
+[NaN]
+[-Infinity ]
+{,}
+{"a": 1,}
+{"a": 1, "a": 2}
+{"a": "\ud800", "a": 1}
+{"video_id": "v1"}
+""
+" "
+"u1"
+"u2"
+"e1"
+"12"
+"1"
+"\u0031"
+"NaN"
+"a\"b"
+"\ud83d\ude00"
+"\ud800"
+"\u0000"
+"\u0009"
+"\x41"
+"
+'u1'
+"VIDEO_PING"
+"QUIZ_SUBMIT"
+}
+""".splitlines(),
+    *('"\t"', '"\0"', '"é"', f'"{GRIN}"', f'"{"x" * 256}"', f'"{"x" * 257}"'),
+    *('"\N{NO-BREAK SPACE}"', '"\N{NO-BREAK SPACE}x"', f'"{GRIN * 256}"'),
+    *("9" * 400, "9" * 4301, "[" * 50 + "]" * 50),
 ]
 MOMENTS = [
     f'"{text}"'
     for text in (
         *TIMES,
         *(line["occurred_at"] for line, _, _ in BAD_TIMESTAMPS.values()),
-        *("2000-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z"),
-        *("2026-03-21T12:00:00Z", "2026-03-21T12:00:00.000001Z"),
-        *("2026-03-21T24:00:00Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:60Z"),
-        *("2026-03-10T23:60:00Z", "2026-03-10T23:59:60+23:59", "1900-02-29T00:00:00Z"),
+        "2000-01-01T00:00:00Z",
+        "1999-12-31T23:59:59.999999Z",
+        "2026-03-21T12:00:00Z",
+        "2026-03-21T12:00:00.000001Z",
+        "2026-03-10T23:59:60+23:59",
+        "1900-02-29T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:60Z",
     )
 ]
-ANY_VALUE = st.sampled_from([*NUMBERS, *TEXTS, *OTHERS, *MOMENTS])
+ANY_VALUE = st.sampled_from([*VALUES, *MOMENTS])
 
 Fields = list[tuple[str, str]]
 
@@ -1141,7 +1228,9 @@ def mutated(draw: st.DrawFn, fields: Fields) -> Fields:
             respelled = [name.upper(), name.replace("i", r"\u0069"), name[:-1] + ' "']
             fields[index] = (draw(st.sampled_from(respelled)), value)
         case "add":
-            names = st.sampled_from('"x" "position" "score" "a.b" "" x "'.split())
+            names = st.sampled_from(
+                ['"x"', '"position"', '"score"', '"a.b"', '""', "x"]
+            )
             fields.insert(index, (draw(names), draw(ANY_VALUE)))
     return fields
 
@@ -1214,7 +1303,7 @@ def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
         )
         dead = warehouse.rows("select file, line_number, reason from raw.dead_letter")
     for path, content, load in zip(paths, contents, loads, strict=True):
-        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = content.removeprefix(BOM).split(b"\n")
         expected: dict[int, str] = {}
         for number, line in enumerate(lines, start=1):
             for outcome in classify([line], RECEIVED_AT, known):
@@ -1236,4 +1325,4 @@ def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
         for name in ("type", "schema_version", "user_id", "class_id", "course_id"):
             assert row[name] == getattr(event, name)
         assert as_utc(row["occurred_at"]) == event.occurred_at
-        assert json.loads(row["text"]) == event.payload
+        assert parse_json(row["text"].encode()) == event.payload

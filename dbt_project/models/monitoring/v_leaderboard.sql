@@ -2,11 +2,16 @@ with
 
 xp as (
 
+    -- A type that the seed leaves out, or gives no XP, is worth 0.
     select
-        sum(case when type = 'VIDEO_COMPLETED' then xp end) as video_completed_xp,
-        sum(case when type = 'QUIZ_PASSED' then xp end) as quiz_passed_xp,
-        sum(case when type = 'STEP_COMPLETED' then xp end) as step_completed_xp,
-        sum(case when type = 'COURSE_COMPLETED' then xp end) as course_completed_xp
+        sum(case when type = 'VIDEO_COMPLETED' then xp else 0 end)
+            as video_completed_xp,
+        sum(case when type = 'QUIZ_PASSED' then xp else 0 end)
+            as quiz_passed_xp,
+        sum(case when type = 'STEP_COMPLETED' then xp else 0 end)
+            as step_completed_xp,
+        sum(case when type = 'COURSE_COMPLETED' then xp else 0 end)
+            as course_completed_xp
     from {{ ref('signal_type') }}
 
 ),

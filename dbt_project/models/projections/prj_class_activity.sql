@@ -9,43 +9,48 @@ events as (
 
 ),
 
-delta as (
+parts as (
 
     select
         user_id,
         class_id,
-        count(*) as event_count,
-        min(occurred_at) as first_event_at,
-        max(occurred_at) as last_event_at,
-        max_by(course_id, {{ moment() }}) filter (where course_id is not null)
-            as course_id,
-        max(case when course_id is not null then occurred_at end) as course_named_at,
-        max_by(event_id, {{ moment() }}) filter (where course_id is not null)
-            as course_event_id,
-        max(load_id) as load_id
+        1 as event_count,
+        occurred_at as first_event_at,
+        occurred_at as last_event_at,
+        course_id,
+        case when course_id is not null then occurred_at end as course_named_at,
+        case when course_id is not null then event_id end as course_event_id,
+        load_id
     from events
-    group by user_id, class_id
 
-),
-
-{% if not starts_over() %}
-touched as (
-
-    select state.*
-    from {{ this }} as state
-    inner join delta
-        on state.user_id = delta.user_id and state.class_id = delta.class_id
-
-),
-
-{% endif %}
-parts as (
-
-    select * from delta
     {% if not starts_over() %}
     union all by name
-    select * from touched
+
+    -- The state of the classes that have new events, folded with them.
+    select * from {{ this }}
+    where (user_id, class_id) in (select user_id, class_id from events)
     {% endif %}
+
+),
+
+folded as (
+
+    select
+        user_id,
+        class_id,
+        cast(sum(event_count) as bigint) as event_count,
+        min(first_event_at) as first_event_at,
+        max(last_event_at) as last_event_at,
+        max(
+            {{ struct({
+                'occurred_at': 'course_named_at',
+                'event_id': 'course_event_id',
+                'course_id': 'course_id',
+            }) }}
+        ) filter (where course_id is not null) as naming,
+        max(load_id) as load_id
+    from parts
+    group by user_id, class_id
 
 ),
 
@@ -54,19 +59,14 @@ final as (
     select
         user_id,
         class_id,
-        cast(sum(event_count) as bigint) as event_count,
-        min(first_event_at) as first_event_at,
-        max(last_event_at) as last_event_at,
-        max_by(
-            course_id, {{ moment('course_named_at', 'course_event_id') }}
-        ) filter (where course_id is not null) as course_id,
-        max(course_named_at) as course_named_at,
-        max_by(
-            course_event_id, {{ moment('course_named_at', 'course_event_id') }}
-        ) filter (where course_id is not null) as course_event_id,
-        max(load_id) as load_id
-    from parts
-    group by user_id, class_id
+        event_count,
+        first_event_at,
+        last_event_at,
+        naming.course_id as course_id,
+        naming.occurred_at as course_named_at,
+        naming.event_id as course_event_id,
+        load_id
+    from folded
 
 )
 

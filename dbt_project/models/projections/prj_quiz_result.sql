@@ -14,77 +14,69 @@ submissions as (
 
 ),
 
-delta as (
+parts as (
 
     select
         user_id,
         class_id,
-        count(*) as submission_count,
-        min(case when passed then occurred_at end) as passed_at,
-        min_by(event_id, {{ moment() }}) filter (where passed) as passed_event_id,
-        max_by(event_id, row(score_ratio, occurred_at, event_id)) as best_event_id,
-        max_by(occurred_at, row(score_ratio, occurred_at, event_id)) as best_at,
-        max_by(score, row(score_ratio, occurred_at, event_id)) as best_score,
-        max(score_ratio) as best_score_ratio,
-        min(occurred_at) as first_at,
-        min_by(event_id, {{ moment() }}) as first_event_id,
-        min_by(score, {{ moment() }}) as first_score,
-        max(occurred_at) as latest_at,
-        max_by(event_id, {{ moment() }}) as latest_event_id,
-        max_by(score, {{ moment() }}) as latest_score,
-        sum(exact_score) as score_sum,
-        count(exact_score) as summed_count,
-        max(load_id) as load_id
+        1 as submission_count,
+        case when passed then occurred_at end as passed_at,
+        case when passed then event_id end as passed_event_id,
+        event_id as best_event_id,
+        occurred_at as best_at,
+        score as best_score,
+        score_ratio as best_score_ratio,
+        occurred_at as first_at,
+        event_id as first_event_id,
+        score as first_score,
+        occurred_at as latest_at,
+        event_id as latest_event_id,
+        score as latest_score,
+        exact_score as score_sum,
+        case when exact_score is null then 0 else 1 end as summed_count,
+        load_id
     from submissions
-    group by user_id, class_id
 
-),
-
-{% if not starts_over() %}
-touched as (
-
-    select state.*
-    from {{ this }} as state
-    inner join delta
-        on state.user_id = delta.user_id and state.class_id = delta.class_id
-
-),
-
-{% endif %}
-parts as (
-
-    select * from delta
     {% if not starts_over() %}
     union all by name
-    select * from touched
+
+    -- The state of the classes that have new submissions, folded with them.
+    select * exclude (average_score) from {{ this }}
+    where (user_id, class_id) in (select user_id, class_id from submissions)
     {% endif %}
 
 ),
 
-merged as (
+folded as (
 
     select
         user_id,
         class_id,
         cast(sum(submission_count) as bigint) as submission_count,
-        min(passed_at) as passed_at,
-        min_by(
-            passed_event_id, {{ moment('passed_at', 'passed_event_id') }}
-        ) filter (where passed_at is not null) as passed_event_id,
-        max_by(best_event_id, row(best_score_ratio, best_at, best_event_id))
-            as best_event_id,
-        max_by(best_at, row(best_score_ratio, best_at, best_event_id)) as best_at,
-        max_by(best_score, row(best_score_ratio, best_at, best_event_id)) as best_score,
-        max(best_score_ratio) as best_score_ratio,
-        min(first_at) as first_at,
-        min_by(first_event_id, {{ moment('first_at', 'first_event_id') }})
-            as first_event_id,
-        min_by(first_score, {{ moment('first_at', 'first_event_id') }}) as first_score,
-        max(latest_at) as latest_at,
-        max_by(latest_event_id, {{ moment('latest_at', 'latest_event_id') }})
-            as latest_event_id,
-        max_by(latest_score, {{ moment('latest_at', 'latest_event_id') }})
-            as latest_score,
+        min({{ moment('passed_at', 'passed_event_id') }})
+            filter (where passed_at is not null) as passed,
+        max(
+            {{ struct({
+                'score_ratio': 'best_score_ratio',
+                'occurred_at': 'best_at',
+                'event_id': 'best_event_id',
+                'score': 'best_score',
+            }) }}
+        ) as best,
+        min(
+            {{ struct({
+                'occurred_at': 'first_at',
+                'event_id': 'first_event_id',
+                'score': 'first_score',
+            }) }}
+        ) as first,
+        max(
+            {{ struct({
+                'occurred_at': 'latest_at',
+                'event_id': 'latest_event_id',
+                'score': 'latest_score',
+            }) }}
+        ) as latest,
         cast(sum(score_sum) as decimal(38, 6)) as score_sum,
         cast(sum(summed_count) as bigint) as summed_count,
         max(load_id) as load_id
@@ -96,13 +88,30 @@ merged as (
 final as (
 
     select
-        *,
+        user_id,
+        class_id,
+        submission_count,
+        passed.occurred_at as passed_at,
+        passed.event_id as passed_event_id,
+        best.event_id as best_event_id,
+        best.occurred_at as best_at,
+        best.score as best_score,
+        best.score_ratio as best_score_ratio,
+        first.occurred_at as first_at,
+        first.event_id as first_event_id,
+        first.score as first_score,
+        latest.occurred_at as latest_at,
+        latest.event_id as latest_event_id,
+        latest.score as latest_score,
+        score_sum,
+        summed_count,
         -- Over all submissions, or not at all.
         case
             when summed_count = submission_count
                 then cast(score_sum as double) / submission_count
-        end as average_score
-    from merged
+        end as average_score,
+        load_id
+    from folded
 
 )
 

@@ -9,40 +9,26 @@ events as (
 
 ),
 
-delta as (
+parts as (
 
     select
         user_id,
         event_type,
         quarter_hour,
-        count(*) as event_count,
-        max(occurred_at) as last_event_at,
-        max(load_id) as load_id
+        1 as event_count,
+        occurred_at as last_event_at,
+        load_id
     from events
-    group by user_id, event_type, quarter_hour
 
-),
-
-{% if not starts_over() %}
-touched as (
-
-    select state.*
-    from {{ this }} as state
-    inner join delta
-        on
-            state.user_id = delta.user_id
-            and state.event_type = delta.event_type
-            and state.quarter_hour = delta.quarter_hour
-
-),
-
-{% endif %}
-parts as (
-
-    select * from delta
     {% if not starts_over() %}
     union all by name
-    select * from touched
+
+    -- The counts of the quarter hours that have new events, folded with them.
+    select * from {{ this }}
+    where
+        (user_id, event_type, quarter_hour) in (
+            select user_id, event_type, quarter_hour from events
+        )
     {% endif %}
 
 ),

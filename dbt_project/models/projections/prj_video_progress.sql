@@ -35,48 +35,32 @@ judged as (
 
 ),
 
-delta as (
+parts as (
 
     select
         user_id,
         class_id,
-        count(*) as ping_count,
-        max(position_sec) as max_position_sec,
-        min(occurred_at) as first_ping_at,
-        max(occurred_at) as last_ping_at,
-        min(case when is_completing then occurred_at end) as completed_at,
-        min_by(event_id, {{ moment() }}) filter (where is_completing)
-            as completed_event_id,
-        max(load_id) as load_id
+        1 as ping_count,
+        position_sec as max_position_sec,
+        occurred_at as first_ping_at,
+        occurred_at as last_ping_at,
+        case when is_completing then occurred_at end as completed_at,
+        case when is_completing then event_id end as completed_event_id,
+        load_id
     from judged
-    group by user_id, class_id
 
-),
-
-{% if not starts_over() %}
--- The state of the keys that have new pings. Merged with what is new it is the state of
--- all their pings: the cost is what changed.
-touched as (
-
-    select state.*
-    from {{ this }} as state
-    inner join delta
-        on state.user_id = delta.user_id and state.class_id = delta.class_id
-
-),
-
-{% endif %}
-parts as (
-
-    select * from delta
     {% if not starts_over() %}
     union all by name
-    select * from touched
+
+    -- The state of the classes that have new pings. Folded with what is new it is the
+    -- state of all their pings: the cost is what changed.
+    select * from {{ this }}
+    where (user_id, class_id) in (select user_id, class_id from pings)
     {% endif %}
 
 ),
 
-final as (
+folded as (
 
     select
         user_id,
@@ -85,13 +69,27 @@ final as (
         max(max_position_sec) as max_position_sec,
         min(first_ping_at) as first_ping_at,
         max(last_ping_at) as last_ping_at,
-        min(completed_at) as completed_at,
-        min_by(
-            completed_event_id, {{ moment('completed_at', 'completed_event_id') }}
-        ) filter (where completed_at is not null) as completed_event_id,
+        min({{ moment('completed_at', 'completed_event_id') }})
+            filter (where completed_at is not null) as completion,
         max(load_id) as load_id
     from parts
     group by user_id, class_id
+
+),
+
+final as (
+
+    select
+        user_id,
+        class_id,
+        ping_count,
+        max_position_sec,
+        first_ping_at,
+        last_ping_at,
+        completion.occurred_at as completed_at,
+        completion.event_id as completed_event_id,
+        load_id
+    from folded
 
 )
 
