@@ -1,16 +1,18 @@
 """The event contracts: one class per (type, version), and nothing else says its rules.
 
 From these classes come the checks that run (`ingest.validation`), the reasons in dead
-letters, the JSON Schemas for other languages' trackers (`ingest/schemas/`) and the
-macro with which dbt reads every version in the newest shape
-(`dbt_project/macros/contracts.sql`). To add a version or a type: write its class here,
-add a fixture under `tests/fixtures/contracts/`, run `warehouse contracts --write`.
+letters, what producers call (`ingest.producer`), the JSON Schemas and the AsyncAPI
+document for other languages (`ingest/schemas/`) and the macro with which dbt reads
+every version in one shape (`dbt_project/macros/contracts.sql`). To add a version or a
+type: write its class here, add a fixture under `tests/fixtures/contracts/`, run
+`warehouse contracts --write`; docs/versions.md walks through it.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -54,17 +56,32 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     payload: dict[str, Any]
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True)
+class Divided:
+    """A number read in a larger unit: `Divided("position_ms", by=1000)` is seconds.
+
+    A quotient is the double nearest to the decimal that was meant; a product with
+    0.001 is not.
+    """
+
+    field: str
+    by: int
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all contracts; a subclass with a TYPE and a VERSION is a contract.
 
-    `READ_FROM` maps a field of the newest version to this version's name for it; a
-    field that it leaves out keeps its name, or is NULL where this version has none.
+    All versions of a type are read in one shape: the columns of its staging model.
+    `READ_FROM` is the upcaster. It maps a column to this version's field for it; a
+    field that it leaves out is read under its own name. A column that this version has
+    no field for is NULL. A column, once there, stays: what a later version calls
+    otherwise is mapped to it, so that adding a version changes no model and no class.
     `AT_MOST` lists pairs (field, other): the field's value may not exceed the other's.
     """
 
     TYPE: ClassVar[str]
     VERSION: ClassVar[int]
-    READ_FROM: ClassVar[Mapping[str, str]] = {}
+    READ_FROM: ClassVar[Mapping[str, str | Divided]] = {}
     AT_MOST: ClassVar[tuple[tuple[str, str], ...]] = ()
 
 
@@ -114,26 +131,95 @@ Contract = type[Payload]
 @functools.cache
 def contracts() -> dict[tuple[str, int], Contract]:
     """Every contract by (type, version), in that order."""
-    found = {(c.TYPE, c.VERSION): c for c in Payload.__subclasses__()}
+    return arranged(Payload.__subclasses__())
+
+
+def arranged(classes: Iterable[Contract]) -> dict[tuple[str, int], Contract]:
+    """The classes by (type, version), in that order.
+
+    Raises `TypeError` where they cannot stand side by side: two for one version, a name
+    with two meanings, an upcaster of a field that is not there.
+    """
+    found: dict[tuple[str, int], Contract] = {}
+    for contract in classes:
+        key = (contract.TYPE, contract.VERSION)
+        if key in found:
+            raise TypeError(
+                f"{contract.__name__} and {found[key].__name__} are both "
+                f"{contract.TYPE} v{contract.VERSION}; count VERSION up"
+            )
+        found[key] = contract
+    for event_type in {contract.TYPE for contract in found.values()}:
+        _check_one_shape([c for c in found.values() if event_type == c.TYPE])
     return dict(sorted(found.items()))
 
 
+def _check_one_shape(versions: list[Contract]) -> None:
+    """Names mean one thing: dbt reads all versions with one list of fields."""
+    field_kinds: dict[str, tuple[str, str]] = {}
+    column_kinds: dict[str, tuple[str, str]] = {}
+    for contract in versions:
+        kinds = {
+            name: sql_type(declared)
+            for name, (declared, _) in field_types(contract).items()
+        }
+        for column, source in contract.READ_FROM.items():
+            if source_field(source) not in kinds:
+                raise TypeError(
+                    f"{contract.__name__}.READ_FROM[{column!r}]: the class has no "
+                    f"field {source_field(source)!r}"
+                )
+        columns = {
+            column: kinds[source_field(source)]
+            for column, source in column_sources(contract).items()
+        }
+        for known, new in ((field_kinds, kinds), (column_kinds, columns)):
+            for name, kind in new.items():
+                first, where = known.setdefault(name, (kind, contract.__name__))
+                if kind != first:
+                    raise TypeError(
+                        f"{contract.__name__}.{name} is {kind}, in {where} it is "
+                        f"{first}; give it another name"
+                    )
+
+
+def event_types() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(event_type for event_type, _ in contracts()))
+
+
 def newest(event_type: str) -> Contract:
-    """The contract in whose shape all versions of `event_type` are read."""
+    """The contract of `event_type` that producers send today."""
     return max(
         (c for c in contracts().values() if event_type == c.TYPE),
         key=lambda contract: contract.VERSION,
     )
 
 
+def status(contract: Contract) -> str:
+    if contract is newest(contract.TYPE):
+        return "current"
+    return "superseded, read for ever"
+
+
 def field_names(contract: Contract) -> tuple[str, ...]:
     return contract.__struct_encode_fields__
 
 
-def source_field(contract: Contract, field: str) -> str | None:
-    """The name that `contract` has for `field` of the newest version, if it has one."""
-    name = contract.READ_FROM.get(field, field)
-    return name if name in field_names(contract) else None
+def source_field(source: str | Divided) -> str:
+    return source if isinstance(source, str) else source.field
+
+
+def column_sources(contract: Contract) -> dict[str, str | Divided]:
+    """Each column that `contract` fills, in the order of its fields, and from what."""
+    sources: dict[str, str | Divided] = {}
+    for field in field_names(contract):
+        renamed = {
+            column: source
+            for column, source in contract.READ_FROM.items()
+            if source_field(source) == field
+        }
+        sources.update(renamed or {field: field})
+    return sources
 
 
 def json_schema(contract: Contract) -> dict[str, Any]:
@@ -165,8 +251,80 @@ def json_schema(contract: Contract) -> dict[str, Any]:
     }
 
 
+def contract_name(contract: Contract) -> str:
+    """What the contract's files are called: video_ping_v2."""
+    return f"{contract.TYPE.lower()}_v{contract.VERSION}"
+
+
 def schema_file_name(contract: Contract) -> str:
-    return f"{contract.TYPE.lower()}_v{contract.VERSION}.json"
+    return f"{contract_name(contract)}.json"
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3 document: what the warehouse receives, where, in which messages.
+
+    Its schemas are those of `json_schema`, inlined: they use nothing that draft-07, the
+    draft of AsyncAPI's own schemas, does not have.
+    """
+    name = contract_name
+    classes = contracts().values()
+    schemas = {
+        name(c): {
+            k: v for k, v in json_schema(c).items() if k not in ("$schema", "$id")
+        }
+        for c in classes
+    }
+    messages = {
+        name(c): {
+            "name": f"{c.TYPE} v{c.VERSION}",
+            "title": f"{c.TYPE} v{c.VERSION}",
+            "summary": " ".join((c.__doc__ or "").split()),
+            "description": f"Status: {status(c)}.",
+            "contentType": "application/json",
+            "payload": {"$ref": f"#/components/schemas/{name(c)}"},
+        }
+        for c in classes
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "LMS event warehouse",
+            "version": f"1.0.0+{digest()}",
+            "description": "The events that the warehouse receives. Delivery is at "
+            "least once, in any order: the same event_id is the same event.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "events": {
+                "address": "events/{file}.ndjson",
+                "title": "The landing zone",
+                "description": "A folder of NDJSON files: UTF-8, one message a line, "
+                f"at most {LARGEST_LINE_BYTES} bytes each. Write a file under a name "
+                "that starts with a dot, or elsewhere on the same file system, and "
+                "rename it when it is finished. Plain, .gz or .zst.",
+                "messages": {
+                    name(c): {"$ref": f"#/components/messages/{name(c)}"}
+                    for c in classes
+                },
+                "parameters": {"file": {"description": "A name never used before."}},
+            }
+        },
+        "operations": {
+            f"receive_{event_type.lower()}": {
+                "action": "receive",
+                "channel": {"$ref": "#/channels/events"},
+                "summary": f"Land {event_type} events, of every version.",
+                "messages": [
+                    {"$ref": f"#/channels/events/messages/{name(c)}"}
+                    for c in classes
+                    if event_type == c.TYPE
+                ],
+            }
+            for event_type in event_types()
+        },
+        "components": {"messages": messages, "schemas": schemas},
+    }
 
 
 def digest() -> str:
@@ -178,7 +336,6 @@ def digest() -> str:
 _SQL_TYPES = {
     msgspec.inspect.StrType: "varchar",
     msgspec.inspect.FloatType: "double",
-    msgspec.inspect.IntType: "bigint",
     msgspec.inspect.BoolType: "boolean",
 }
 
@@ -202,6 +359,9 @@ def _plain_type(declared: msgspec.inspect.Type) -> msgspec.inspect.Type:
 
 
 def sql_type(declared: msgspec.inspect.Type) -> str:
+    """Raises `TypeError` for what the bulk check of landing does not know."""
+    if type(declared) not in _SQL_TYPES:
+        raise TypeError(f"{declared}: payload fields are str, float or bool")
     return _SQL_TYPES[type(declared)]
 
 
@@ -209,15 +369,14 @@ def dbt_macro() -> str:
     """The generated macro file that tells dbt how to read every version.
 
     Per event type: `fields`, what to take out of the JSON payload with its SQL type,
-    and `columns`, for each column of the newest shape where each version has it.
+    and `columns`, for each column the version's field for it, as SQL.
     """
-    types = sorted({contract.TYPE for contract in contracts().values()})
     lines = [
         "{#- Generated from ingest/contracts.py by `warehouse contracts --write`. -#}",
         "{% macro event_contracts() %}",
         "    {% do return({",
     ]
-    for event_type in types:
+    for event_type in event_types():
         versions = [c for c in contracts().values() if event_type == c.TYPE]
         fields: dict[str, str] = {}
         for contract in versions:
@@ -228,23 +387,40 @@ def dbt_macro() -> str:
             f"                '{name}': '{kind}'," for name, kind in fields.items()
         ]
         lines += ["            },", "            'columns': {"]
-        for column in field_names(newest(event_type)):
-            sources = {c.VERSION: source_field(c, column) for c in versions}
-            readable = ", ".join(f"{v}: '{s}'" for v, s in sources.items() if s)
+        columns = dict.fromkeys(
+            column
+            for contract in reversed(versions)
+            for column in column_sources(contract)
+        )
+        for column in columns:
+            readable = ", ".join(
+                f"{contract.VERSION}: '{_as_sql(column_sources(contract)[column])}'"
+                for contract in versions
+                if column in column_sources(contract)
+            )
             lines += [f"                '{column}': {{{readable}}},"]
         lines += ["            },", "        },"]
     lines += ["    }) %}", "{% endmacro %}", ""]
     return "\n".join(lines)
 
 
+def _as_sql(source: str | Divided) -> str:
+    return source if isinstance(source, str) else f"{source.field} / {source.by}"
+
+
+def as_json_file(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def generated_files(dbt_project: Path) -> dict[Path, str]:
     """Every file that is generated from the contracts, with its text."""
     files = {
-        SCHEMA_FOLDER / schema_file_name(contract): json.dumps(
-            json_schema(contract), indent=2, ensure_ascii=False
-        )
-        + "\n"
+        SCHEMA_FOLDER / schema_file_name(contract): as_json_file(json_schema(contract))
         for contract in contracts().values()
     }
+    files[SCHEMA_FOLDER / "asyncapi.json"] = as_json_file(asyncapi())
     files[dbt_project / "macros" / "contracts.sql"] = dbt_macro()
+    files[dbt_project / "seeds" / "event_type.csv"] = "\n".join(
+        ["event_type", *event_types(), ""]
+    )
     return files

@@ -2,23 +2,18 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 
-from ingest import lines, validation, warehouse
-from ingest.lines import BadLine, Chunk
-from ingest.validation import Event, Rejection
+from ingest import lines, warehouse
+from ingest.judgement import CONFLICT, DeadLine, as_columns, judge
+from ingest.lines import Chunk
 from ingest.warehouse import WarehouseError
-
-# An Arrow stream of one batch would be read by one thread.
-_BATCH_LINES = 20_480
 
 
 @dataclass(frozen=True)
@@ -209,7 +204,7 @@ class _Landing:
             on_lines(len(chunk.lines))
 
     def finish(self, file_sha256: str) -> Load:
-        conflicts = self._reasons.pop("event_id_conflict", 0)
+        conflicts = self._reasons.pop(CONFLICT, 0)
         rejected = sum(self._reasons.values())
         accepted = self._lines_read - self._duplicates - conflicts - rejected
         seconds = time.perf_counter() - self._started
@@ -240,22 +235,19 @@ class _Landing:
         )
 
     def _take_chunk(self, chunk: Chunk) -> None:
-        self._stage(chunk)
-        blank = self._examine_unclean(chunk)
-        self._lines_read += len(chunk.lines) - blank
-        self._set_repeated_aside()
+        judgement = judge(self._connection, chunk, self._received_at)
+        self._lines_read += len(chunk.lines) - judgement.blank
+        self._duplicates += judgement.duplicate
+        self._bury(judgement.dead)
         self._connection.execute(
             """
             insert into raw.lms_event by name
             select
-                * exclude (is_clean),
+                *,
                 $received_at::timestamp as received_at,
                 $load_id as load_id,
                 $file as file
-            from staged
-            where
-                is_clean
-                and line_number not in (select line_number from repeated)
+            from accepted
             """,
             {
                 "received_at": self._received_at,
@@ -264,158 +256,10 @@ class _Landing:
             },
         )
 
-    def _stage(self, chunk: Chunk) -> None:
-        count = len(chunk.lines)
-        numbers = np.arange(chunk.first_line_number, chunk.first_line_number + count)
-        batch = pa.RecordBatch.from_arrays(
-            [
-                pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(numbers)]),
-                chunk.lines,
-            ],
-            ["line_number", "line"],
-        )
-        self._connection.register("chunk", _ArrowStream(batch))
-        self._connection.execute(
-            f"create or replace temp table staged as {validation.read_lines_sql()}",
-            {"received_at": self._received_at},
-        )
-
-    def _examine_unclean(self, chunk: Chunk) -> int:
-        """Decides about each line not surely valid; returns how many are blank."""
-        blank = 0
-        events: list[tuple[int, str, Event]] = []
-        dead: list[tuple[int, BadLine, str | None]] = []
-        unclean = self._connection.execute(
-            "select line_number from staged where not is_clean order by line_number"
-        ).fetchall()
-        for (line_number,) in unclean:
-            line = chunk.lines[line_number - chunk.first_line_number].as_py()
-            if line_number in chunk.bad_lines:
-                dead.append((line_number, chunk.bad_lines[line_number], None))
-            elif not line.strip(" \t\r\n"):
-                blank += 1
-            else:
-                result = validation.examine(line, self._received_at)
-                if isinstance(result, Event):
-                    events.append((line_number, line, result))
-                else:
-                    dead.append((line_number, _dead(line, result), None))
-        self._add_to_staged(events)
-        self._bury(dead)
-        return blank
-
-    def _add_to_staged(self, events: list[tuple[int, str, Event]]) -> None:
-        """Valid lines that the bulk check left to the exact one."""
-        if not events:
-            return
-        columns = {
-            "line_number": [number for number, _, _ in events],
-            "line": [line for _, line, _ in events],
-            **{
-                name: [getattr(event, name) for _, _, event in events]
-                for name in Event.__dataclass_fields__
-            },
-        }
-        values = ", ".join(f"unnest(${name}) as {name}" for name in columns)
-        self._connection.execute(
-            "delete from staged where line_number in (select unnest($line_number))",
-            {"line_number": columns["line_number"]},
-        )
-        self._connection.execute(
-            f"""
-            insert into staged by name
-            select
-                *,
-                coalesce(try_cast(event_id as uuid), md5_number(event_id)::uuid)
-                    as event_key,
-                true as is_clean
-            from (select {values})
-            """,
-            columns,
-        )
-
-    def _set_repeated_aside(self) -> None:
-        """Finds the lines whose `event_id` is known, in the history or in this chunk.
-
-        The keys of the chunk are looked up in the whole history (which has the earlier
-        chunks of this load, too): no index, no time window.
-        """
-        self._connection.execute(
-            """
-            create or replace temp table known as
-            select event_id, line
-            from raw.lms_event
-            where event_key in (select event_key from staged where is_clean)
-            """
-        )
-        self._connection.execute(
-            """
-            create or replace temp table repeated as
-            with
-
-            several as (
-
-                select event_key
-                from staged
-                where is_clean
-                group by event_key
-                having count(*) > 1
-
-            ),
-
-            first_in_chunk as (
-
-                select event_id, line_number, line
-                from staged
-                where is_clean and event_key in (select event_key from several)
-                qualify row_number() over (
-                    partition by event_id order by line_number
-                ) = 1
-
-            )
-
-            select
-                staged.line_number,
-                staged.event_id,
-                staged.line,
-                coalesce(known.line, first_in_chunk.line) as first_line
-            from staged
-            left join known using (event_id)
-            left join first_in_chunk using (event_id)
-            where
-                staged.is_clean
-                and (
-                    known.event_id is not null
-                    or first_in_chunk.line_number < staged.line_number
-                )
-            """
-        )
-        [[self_evident]] = self._connection.execute(
-            "select count(*) from repeated where line = first_line"
-        ).fetchall()
-        self._duplicates += self_evident
-        dead: list[tuple[int, BadLine, str | None]] = []
-        for line_number, event_id, line, first_line in self._connection.execute(
-            """
-            select line_number, event_id, line, first_line
-            from repeated
-            where line != first_line
-            order by line_number
-            """
-        ).fetchall():
-            if validation.same_content(first_line, line):
-                self._duplicates += 1
-            else:
-                rejection = Rejection(
-                    "event_id_conflict", "event_id", "known with other content"
-                )
-                dead.append((line_number, _dead(line, rejection), event_id))
-        self._bury(dead)
-
-    def _bury(self, dead: list[tuple[int, BadLine, str | None]]) -> None:
+    def _bury(self, dead: Sequence[DeadLine]) -> None:
         if not dead:
             return
-        self._reasons.update(bad.rejection.reason for _, bad, _ in dead)
+        self._reasons.update(line.reason for line in dead)
         self._connection.execute(
             """
             insert into raw.dead_letter by name
@@ -434,36 +278,12 @@ class _Landing:
                 1 as attempts
             """,
             {
-                "line_number": [number for number, _, _ in dead],
-                "reason": [bad.rejection.reason for _, bad, _ in dead],
-                "field": [bad.rejection.field for _, bad, _ in dead],
-                "detail": [bad.rejection.detail for _, bad, _ in dead],
-                "event_id": [event_id for _, _, event_id in dead],
-                "line": [bad.content for _, bad, _ in dead],
-                "line_bytes": [bad.size for _, bad, _ in dead],
-                "line_sha256": [bad.sha256 for _, bad, _ in dead],
+                **as_columns(dead),
+                "line": [line.bad.content for line in dead],
+                "line_bytes": [line.bad.size for line in dead],
+                "line_sha256": [line.bad.sha256 for line in dead],
                 "load_id": self._load_id,
                 "file": str(self._file),
                 "first_seen": self._received_at,
             },
         )
-
-
-def _dead(line: str, rejection: Rejection) -> BadLine:
-    content = line.encode()
-    return BadLine(content, len(content), lines.sha256_hex(content), rejection)
-
-
-class _ArrowStream:
-    """Hands a batch to DuckDB as several, without importing pandas (1.1 s)."""
-
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self._batch = batch
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(self._batch), _BATCH_LINES):
-            yield self._batch.slice(start, _BATCH_LINES)
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        reader = pa.RecordBatchReader.from_batches(self._batch.schema, self._batches())
-        return reader.__arrow_c_stream__(requested_schema)

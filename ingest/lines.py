@@ -1,7 +1,7 @@
 """Event files, split into lines in bounded memory, so that no line harms another."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -119,6 +119,14 @@ def read_chunks(source: Source, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chun
             buffer[:kept] = rest
         else:
             kept = end
+
+
+def chunk_of(lines: Sequence[bytes], first_line_number: int) -> Chunk:
+    """Lines that were read before, at least one and none of them too long, as a chunk.
+
+    Together they have less than 2 GiB.
+    """
+    return _chunk(memoryview(b"\n".join(lines)), first_line_number)
 
 
 def _fill(source: Source, view: memoryview) -> int:

@@ -195,6 +195,10 @@ def _read(text: str, received_at: datetime) -> Event:
         raise _Invalid("invalid_utf8", None, "a lone surrogate escape") from None
     if not isinstance(value, dict):
         raise _Invalid("not_an_object", None, f"got {type(value).__name__}")
+    return _read_value(value, received_at)
+
+
+def _read_value(value: dict[str, Any], received_at: datetime) -> Event:
     _check_keys(value, "")
     version = value.get("schema_version")
     if isinstance(version, float) and version.is_integer():
@@ -222,6 +226,14 @@ def examine(line: str, received_at: datetime) -> Event | Rejection:
     """What one line is, exactly. `received_at` is naive and in UTC."""
     try:
         return _read(line, received_at)
+    except _Invalid as invalid:
+        return invalid.rejection
+
+
+def examine_value(value: dict[str, Any], received_at: datetime) -> Event | Rejection:
+    """What an event is that is no text yet; its payload is a dict, too."""
+    try:
+        return _read_value(value, received_at)
     except _Invalid as invalid:
         return invalid.rejection
 
@@ -305,19 +317,24 @@ class _Columns:
 
 @functools.cache
 def _columns() -> _Columns:
-    fields = {
-        name: declared
+    fields = [
+        (name, declared)
         for contract in contracts().values()
         for name, (declared, _) in field_types(contract).items()
-    }
-    numbers = tuple(
-        name
-        for name, declared in fields.items()
-        if isinstance(declared, msgspec.inspect.FloatType)
+    ]
+    # A name may be a number in one event type and text in another.
+    names = tuple(dict.fromkeys(name for name, _ in fields))
+    looked_into = tuple(
+        dict.fromkeys(
+            name
+            for name, declared in fields
+            if isinstance(declared, msgspec.inspect.FloatType)
+            or (isinstance(declared, msgspec.inspect.StrType) and _lengths(declared))
+        )
     )
     return _Columns(
-        (*_paths("$", _ENVELOPE), *_paths("$.payload", tuple(fields))),
-        (*_paths("$", _ENVELOPE[:-1]), *_paths("$.payload", numbers)),
+        (*_paths("$", _ENVELOPE), *_paths("$.payload", names)),
+        (*_paths("$", _ENVELOPE[:-1]), *_paths("$.payload", looked_into)),
     )
 
 
@@ -327,6 +344,10 @@ def _field_check(name: str, declared: msgspec.inspect.Type, required: bool) -> s
     kind = _columns().type(path)
     if isinstance(declared, msgspec.inspect.StrType):
         check = f"{kind} = 'VARCHAR'"
+        for operator, length in _lengths(declared).items():
+            check += f" and length({_columns().text(path)}) {operator} {length}"
+        if declared.pattern is not None:
+            check = "false"  # only `examine` reads patterns as Python does
     elif isinstance(declared, msgspec.inspect.BoolType):
         check = f"{kind} = 'BOOLEAN'"
     elif isinstance(declared, msgspec.inspect.FloatType):
@@ -337,6 +358,11 @@ def _field_check(name: str, declared: msgspec.inspect.Type, required: bool) -> s
     else:
         raise TypeError(f"no bulk check for {declared}; add it to _field_check")
     return check if required else f"({kind} is null or ({check}))"
+
+
+def _lengths(declared: msgspec.inspect.StrType) -> dict[str, int]:
+    bounds = {">=": declared.min_length, "<=": declared.max_length}
+    return {operator: bound for operator, bound in bounds.items() if bound is not None}
 
 
 def _bounds(declared: msgspec.inspect.FloatType) -> dict[str, float]:

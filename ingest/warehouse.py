@@ -59,6 +59,31 @@ create table if not exists raw.dead_letter (
     attempts integer not null
 );
 
+create table if not exists raw.retried_letter (
+    retry_load_id bigint not null,
+    load_id bigint not null,
+    line_number bigint not null,
+    outcome varchar not null
+);
+
+create table if not exists raw.discarded_letter (
+    load_id bigint not null,
+    file varchar not null,
+    line_number bigint not null,
+    reason varchar not null,
+    field varchar,
+    detail varchar not null,
+    event_id varchar,
+    line blob not null,
+    line_bytes bigint not null,
+    line_sha256 varchar not null,
+    first_seen timestamp not null,
+    attempts integer not null,
+    discarded_at timestamp not null,
+    discarded_by varchar not null,
+    why varchar not null
+);
+
 create table if not exists raw.load (
     load_id bigint not null,
     kind varchar not null,
@@ -163,30 +188,31 @@ def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
     return WarehouseError(f"{path}: cannot be opened ({first_line})")
 
 
-def _has_raw_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
-    """Whether the warehouse exists; raises when the file holds something else."""
-    [[raw_tables, other_tables]] = connection.execute(
+def _raw_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """How many tables `raw` has; raises when the file holds something else."""
+    [[loads, raw_tables, tables]] = connection.execute(
         """
         select
             count(*) filter (schema_name = 'raw' and table_name = 'load'),
+            count(*) filter (schema_name = 'raw'),
             count(*)
         from duckdb_tables()
         where database_name = current_database() and not temporary
         """
     ).fetchall()
-    if other_tables and not raw_tables:
+    if tables and not loads:
         raise WarehouseError(
             f"{path}: a DuckDB file of something else (it has no raw.load); "
             "set LMS_WAREHOUSE to another path"
         )
-    return bool(raw_tables)
+    return int(raw_tables)
 
 
 @contextlib.contextmanager
 def open_for_writing(
     path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse as its only writer, made with its `raw` schema if it is missing.
+    """The warehouse as its only writer, made with what is missing of its `raw` schema.
 
     Raises `WarehouseError` when the file is locked for longer than `wait_sec`
     (`lock_wait_sec()` if not given), is damaged, belongs to something else or cannot be
@@ -199,7 +225,8 @@ def open_for_writing(
     with _one_writer_in_this_process:
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
-            if not _has_raw_schema(connection, path):
+            # Fewer: it is new, or an older version made it.
+            if _raw_tables(connection, path) < _RAW_SCHEMA.count("create table"):
                 connection.execute(_RAW_SCHEMA)
             yield connection
         finally:
@@ -219,7 +246,7 @@ def open_for_reading(
     with _one_writer_in_this_process:
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
-            if not _has_raw_schema(connection, path):
+            if not _raw_tables(connection, path):
                 raise WarehouseError(
                     f"{path}: the warehouse is empty; land events first "
                     "(`warehouse land PATH`)"
@@ -233,7 +260,7 @@ def record_load(
     connection: duckdb.DuckDBPyConnection,
     load_id: int,
     kind: str,
-    file: Path,
+    source: Path | str,
     file_sha256: str,
     *,
     received_at: datetime,
@@ -244,15 +271,18 @@ def record_load(
     conflict: int = 0,
     rejected: int = 0,
 ) -> None:
-    """Writes the load's row: what it was made of, by which versions, and its counts."""
-    stat = file.stat()
+    """Writes the load's row: what it was made of, by which versions, and its counts.
+
+    `source` is the file, or a name for what is none.
+    """
+    stat = source.stat() if isinstance(source, Path) else None
     row = {
         "load_id": load_id,
         "kind": kind,
-        "file": str(file),
+        "file": str(source),
         "file_sha256": file_sha256,
-        "file_bytes": stat.st_size,
-        "file_mtime_ns": stat.st_mtime_ns,
+        "file_bytes": stat.st_size if stat else 0,
+        "file_mtime_ns": stat.st_mtime_ns if stat else 0,
         "lines_read": lines_read,
         "accepted": accepted,
         "duplicate": duplicate,

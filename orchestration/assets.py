@@ -17,6 +17,7 @@ from dagster_dbt import (
 )
 
 from ingest import landing_zone, warehouse
+from ingest.conservation import broken_loads
 from ingest.warehouse import WarehouseError, WarehouseLocked
 from orchestration import transform
 from orchestration.transform import Derivation, Node
@@ -30,12 +31,14 @@ LOAD = dg.AssetKey(["raw", "load"])
 RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
 
 
-def sample_table(rows: list[tuple[Any, ...]], columns: list[str]) -> str:
+def sample_table(
+    rows: list[tuple[Any, ...]], columns: list[str], width: int = 80
+) -> str:
     """Rows as a Markdown table; ids are opaque, so what would break it is escaped."""
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
         cells = (
-            str(value)[:80].replace("|", "\\|").replace("\n", " ").replace("`", "'")
+            str(value)[:width].replace("|", "\\|").replace("\n", " ").replace("`", "'")
             for value in row
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -177,30 +180,7 @@ def loads_that_lost_lines(
     connection: duckdb.DuckDBPyConnection, load_ids: list[int]
 ) -> list[int]:
     """Those of the loads for which the conservation law does not hold."""
-    rows = connection.execute(
-        """
-        select load.load_id
-        from raw.load
-        where
-            load.load_id in (select unnest($load_ids))
-            and (
-                lines_read != accepted + duplicate + conflict + rejected
-                or accepted != (
-                    select count(*) from raw.lms_event as event
-                    where
-                        event.load_id >= $oldest
-                        and event.load_id = load.load_id
-                )
-                or conflict + rejected != (
-                    select count(*) from raw.dead_letter as dead
-                    where dead.load_id >= $oldest and dead.load_id = load.load_id
-                )
-            )
-        order by load.load_id
-        """,
-        {"load_ids": load_ids, "oldest": min(load_ids, default=0)},
-    ).fetchall()
-    return [load_id for (load_id,) in rows]
+    return [load.load_id for load in broken_loads(connection, load_ids)]
 
 
 class LayerTranslator(DagsterDbtTranslator):

@@ -5,6 +5,7 @@ when something failed (one line on standard error says what and what to do), 2 f
 usage.
 """
 
+import getpass
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ingest import catalogue as catalogues
-from ingest import contracts, demo, landing, warehouse
+from ingest import contracts, dead_letters, demo, landing, versions, warehouse
+from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
+from orchestration import integration_events
+from orchestration.integration_events import Format
 
 app = typer.Typer(
     name="warehouse",
@@ -37,6 +41,12 @@ if not output.is_terminal:
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+dead_letters_app = typer.Typer(
+    help="Lines that were not accepted: look at them, send them again, discard them.",
+    no_args_is_help=True,
+)
+app.add_typer(dead_letters_app, name="dead-letters")
 
 
 def main() -> None:
@@ -190,6 +200,169 @@ def check(as_json: AsJson = False) -> None:
     _report(transform.check(warehouse.warehouse_path()), as_json)
 
 
+@app.command("replay")
+def replay_command(
+    user: Annotated[
+        list[str] | None, typer.Option(help="Of this learner. May be repeated.")
+    ] = None,
+    in_class: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Of learners with an event of this class."),
+    ] = None,
+    course: Annotated[
+        list[str] | None, typer.Option(help="Of learners with an event of this course.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="T",
+            help="Of learners with an event that happened at T or later: 2026-10-01 or "
+            "2026-10-01T08:00:00Z.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="T", help="... and before T.")
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Swap it in, in one transaction.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Put back what the last --apply replaced.")
+    ] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Instead: what was known at T, from what had been received by then. "
+            "--user, --class and --course choose rows.",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many examples of a change (3 if not given), or rows of an answer "
+            "(20).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="With --as-of: write the answers there, as Parquet."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Derive again beside the live state, show what differs, and perhaps swap it in.
+
+    Everything, or what --user, --class, --course, --from and --to choose together. Only
+    --apply and --undo change anything.
+    """
+    from orchestration.replay import Scope
+
+    def moment(text: str | None, option: str) -> datetime | None:
+        return catalogues.parse_effective_from(text, option) if text else None
+
+    scope = Scope(
+        users=tuple(user or ()),
+        classes=tuple(in_class or ()),
+        courses=tuple(course or ()),
+        since=moment(since, "--from"),
+        until=moment(until, "--to"),
+    )
+    known_at = moment(as_of, "--as-of")
+    if undo and (apply or known_at or scope.is_part):
+        raise typer.BadParameter("--undo stands alone: it undoes the last --apply")
+    if known_at and (apply or scope.since or scope.until):
+        raise typer.BadParameter("--as-of takes only --user, --class and --course")
+    if out and not known_at:
+        raise typer.BadParameter("--out needs --as-of")
+    if scope.since and scope.until and scope.since >= scope.until:
+        raise typer.BadParameter("--from must be before --to")
+    if undo:
+        _undo(as_json)
+    elif known_at:
+        _as_of(known_at, scope, 20 if rows is None else rows, out, as_json)
+    else:
+        _replay(scope, apply, 3 if rows is None else rows, as_json)
+
+
+def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
+    from orchestration import difference
+    from orchestration.replay import replay
+
+    found = replay(warehouse.warehouse_path(), scope, apply=apply, examples=examples)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    learners = "" if found.learners is None else f"learners: {found.learners}, "
+    _print_table(
+        f"Replay of {found.scope} ({learners}through load {found.through_load}, "
+        f"{found.seconds:.1f} s)",
+        difference.SUMMARY,
+        difference.summary_rows(found.differences),
+    )
+    if example_rows := difference.example_rows(found.differences):
+        _print_table("Examples", difference.EXAMPLES, example_rows)
+    if found.changed_views:
+        output.print(f"changed views: {', '.join(found.changed_views)}", markup=False)
+    for note in found.notes:
+        output.print(f"note: {note}", markup=False)
+    if found.applied:
+        output.print("Swapped in. `warehouse replay --undo` puts back what was there.")
+    elif found.is_same and not found.changed_views:
+        output.print("Deriving again gives what is there.")
+    else:
+        output.print("Nothing was changed; --apply swaps this in.")
+
+
+def _undo(as_json: bool) -> None:
+    from orchestration.swap import undo
+
+    undone = undo(warehouse.warehouse_path())
+    if as_json:
+        _print_json(undone.as_json())
+        return
+    _print_table(
+        f"Put back, as it was before {undone.scope} was applied at "
+        f"{undone.applied_at:%Y-%m-%d %H:%M:%S} (UTC)",
+        ["table", "rows"],
+        list(undone.tables.items()),
+    )
+
+
+def _as_of(
+    moment: datetime, scope: Any, rows: int, out: Path | None, as_json: bool
+) -> None:
+    from orchestration.as_of import as_of
+
+    known = as_of(
+        warehouse.warehouse_path(),
+        moment,
+        users=scope.users,
+        classes=scope.classes,
+        courses=scope.courses,
+        limit=rows,
+        output=out,
+    )
+    if as_json:
+        _print_json(known.as_json())
+        return
+    output.print(
+        f"As of {moment:%Y-%m-%d %H:%M:%S} (UTC), from {known.events:,} events in "
+        f"{known.loads:,} loads, in {known.seconds:.1f} s:"
+    )
+    for answer in known.answers:
+        _print_table(
+            f"{answer.table}: {len(answer.rows):,} of {answer.row_count:,} rows",
+            answer.columns,
+            answer.rows,
+        )
+    if out:
+        output.print(f"All rows are in {out}", markup=False)
+
+
 def _derive(*, rebuild: bool, as_json: bool) -> None:
     from orchestration import transform
 
@@ -215,6 +388,58 @@ def _report(derivation: Any, as_json: bool) -> None:
     if summary["skipped"]:
         errors.print(f"skipped because of that: {', '.join(summary['skipped'])}")
     if not derivation.succeeded:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    form: Annotated[
+        Format, typer.Option("--format", help="The shape of what is published.")
+    ] = "cloudevents",
+    target: Annotated[
+        str | None,
+        typer.Option(help="With --from: the target whose place is set."),
+    ] = None,
+    next_sequence: Annotated[
+        int | None,
+        typer.Option(
+            "--from",
+            metavar="SEQUENCE",
+            min=1,
+            help="Only set the target's place: what it gets next, the same ids again.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish new signals: files in LMS_OUTBOX, and POSTs to LMS_PUBLISH_URL.
+
+    With --format xapi as statements, POSTs to LMS_XAPI_URL.
+    """
+    from orchestration import publish as publishing
+
+    if (target is None) != (next_sequence is None):
+        raise typer.BadParameter("--target and --from go together")
+    path, settings = warehouse.warehouse_path(), publishing.Settings.from_environment()
+    if target is not None and next_sequence is not None:
+        moved = publishing.move(path, settings, target, next_sequence)
+        result = publishing.Publication(0, (moved,))
+    else:
+        result = publishing.publish(path, settings, (form,))
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        _print_table(
+            f"{result.enqueued:,} new events",
+            ["target", "state", "sent now", "place", "behind"],
+            [
+                (entry.target, entry.state, entry.sent, entry.place, entry.behind)
+                for entry in result.deliveries
+            ],
+        )
+    for delivery in result.deliveries:
+        if delivery.error:
+            errors.print(f"{delivery.state}: {delivery.target}: {delivery.error}")
+    if result.failures:
         raise typer.Exit(1)
 
 
@@ -281,35 +506,337 @@ def query(
 def show_contracts(
     write: Annotated[
         bool,
-        typer.Option(help="Write the JSON Schemas and the dbt macro made from them."),
+        typer.Option(help="Write what is made from the contracts; list what changed."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the event contracts, or write the files that are made from them."""
+    """List the versions of every event type, and what of each was seen."""
+    if write:
+        changed = _write_contracts()
+        if as_json:
+            _print_json(changed)
+        else:
+            output.print("\n".join(changed) or "nothing changed", markup=False)
+        return
+    usage = versions.usage(warehouse.warehouse_path())
+    if as_json:
+        _print_json([vars(version) for version in usage])
+        return
+    _print_table(
+        "Contracts",
+        ["type", "version", "status", "rows seen", "last seen (UTC)", "fields"],
+        [
+            (
+                version.type,
+                version.version,
+                version.status,
+                version.rows_seen,
+                version.last_seen,
+                version.fields,
+            )
+            for version in usage
+        ],
+    )
+
+
+def _write_contracts() -> list[str]:
+    """Writes the files that are not as the contracts want them, and returns those."""
     from orchestration.transform import DBT_PROJECT
 
-    if write:
-        for path, text in contracts.generated_files(DBT_PROJECT).items():
+    files = {
+        **versions.new_states(),
+        **contracts.generated_files(DBT_PROJECT),
+        **integration_events.generated_files(),
+    }
+    changed = []
+    for path, text in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-    rows = [
-        {
-            "type": event_type,
-            "version": version,
-            "fields": ", ".join(contracts.field_names(contract)),
-            "schema": str(
-                contracts.SCHEMA_FOLDER / contracts.schema_file_name(contract)
-            ),
-        }
-        for (event_type, version), contract in contracts.contracts().items()
-    ]
+            changed.append(str(path.relative_to(DBT_PROJECT.parent)))
+    return changed
+
+
+@app.command()
+def reconcile(
+    repair: Annotated[
+        bool,
+        typer.Option(help="Derive what differs again, key by key, and look again."),
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many keys of a kind to name.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that all that is derived agrees with raw. Exit code 1 if it does not."""
+    from orchestration.reconcile import reconcile as prove
+
+    result = prove(warehouse.warehouse_path(), repair=repair, examples=examples)
     if as_json:
-        _print_json(rows)
+        _print_json(result.as_json())
+    else:
+        _show_reconciliation(result)
+    if not result.agrees:
+        raise typer.Exit(1)
+
+
+def _show_reconciliation(result: Any) -> None:
+    _print_table(
+        "Lines of all files, and where they are",
+        ["", "lines"],
+        [
+            *((name, count) for name, count in vars(result.lines).items()),
+            ("unaccounted", result.lines.unaccounted),
+        ],
+    )
+    _print_table(
+        f"What is derived, and what deriving it again gives ({result.seconds:.1f} s)",
+        ["table", "load", "rows", "hash", "derived again", "added", "gone", "changed"],
+        [
+            (
+                *(table.table, table.load_id, table.live_rows, table.live_hash),
+                *(table.derived_hash, table.added, table.gone, table.changed),
+            )
+            for table in result.tables
+        ],
+    )
+    for line in result.notes:
+        output.print(line, markup=False, soft_wrap=True)
+    for line in result.repaired:
+        output.print(f"repaired: {line}", markup=False, soft_wrap=True)
+    for line in result.problems:
+        errors.print(f"error: {line}")
+    if result.agrees:
+        output.print("Everything that is derived agrees with raw.")
+
+
+# --- dead letters --------------------------------------------------------------------
+
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Dead letters by load and line, like 3:17."),
+]
+Reasons = Annotated[
+    list[str] | None,
+    typer.Option("--reason", help="Only with this reason; may be given several times."),
+]
+LoadIds = Annotated[list[int] | None, typer.Option("--load", help="Only of this load.")]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Only of this event type, where the line says it."),
+]
+OlderThan = Annotated[
+    str | None,
+    typer.Option(metavar="AGE", help="Only first seen longer ago: 30m, 24h, 7d, 2w."),
+]
+NewerThan = Annotated[
+    str | None, typer.Option(metavar="AGE", help="Only first seen since: 30m, 24h, ...")
+]
+All = Annotated[bool, typer.Option("--all", help="All that there are.")]
+
+
+def _selection(
+    ids: list[str] | None,
+    reasons: list[str] | None,
+    load_ids: list[int] | None,
+    types: list[str] | None,
+    older_than: str | None,
+    newer_than: str | None,
+) -> Selection:
+    return Selection(
+        letters=tuple(dead_letters.parse_letter_id(text) for text in ids or ()),
+        reasons=tuple(reasons or ()),
+        load_ids=tuple(load_ids or ()),
+        types=tuple(types or ()),
+        older_than=dead_letters.parse_age(older_than) if older_than else None,
+        newer_than=dead_letters.parse_age(newer_than) if newer_than else None,
+    )
+
+
+def _check_chosen(selection: Selection, everything: bool) -> None:
+    """What changes something is never done to all by leaving out the choice."""
+    if selection.is_everything != everything:
+        raise typer.BadParameter("name dead letters or filters, or else give --all")
+
+
+@dead_letters_app.command("list")
+def list_dead_letters(
+    ids: Ids = None,
+    reasons: Reasons = None,
+    load_ids: LoadIds = None,
+    types: Types = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters: where each came from and why it was not accepted."""
+    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    found = dead_letters.list_letters(
+        warehouse.warehouse_path(), selection, limit=limit
+    )
+    if as_json:
+        letters = [letter.as_json(with_line=False) for letter in found.letters]
+        _print_json({"total": found.total, "letters": letters})
+        return
+    _print_table(
+        f"{found.total:,} dead letters"
+        + (f", the first {limit:,}" if found.total > limit else ""),
+        ["id", "reason", "field", "detail", "type", "first seen (UTC)", "attempts"],
+        [
+            (
+                *(letter.id, letter.reason, letter.field, letter.detail),
+                *(letter.type, letter.first_seen, letter.attempts),
+            )
+            for letter in found.letters
+        ],
+    )
+
+
+@dead_letters_app.command("show")
+def show_dead_letter(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Like 3:17.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one line that is or was a dead letter, and what was done about it."""
+    history = dead_letters.show(
+        warehouse.warehouse_path(), dead_letters.parse_letter_id(letter_id)
+    )
+    if as_json:
+        _print_json(history.as_json())
+        return
+    rows: list[tuple[str, object]] = [("state", history.state)]
+    if history.letter:
+        letter = history.letter.as_json(with_line=False)
+        rows += [(name, value) for name, value in letter.items() if name != "id"]
+    rows += [
+        (f"retry, load {attempt.load_id}", f"{attempt.outcome}, {attempt.retried_at}")
+        for attempt in history.attempts
+    ]
+    if history.discarded:
+        rows += list(vars(history.discarded).items())
+    _print_table(f"Dead letter {history.id}", ["", "value"], rows)
+    if history.letter:
+        output.print(history.letter.text, markup=False, soft_wrap=True, highlight=False)
+
+
+@dead_letters_app.command("export")
+def export_dead_letters(
+    file: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+    ids: Ids = None,
+    reasons: Reasons = None,
+    load_ids: LoadIds = None,
+    types: Types = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    with_reasons: Annotated[
+        bool,
+        typer.Option(help="Write JSON objects with reason, place and line."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write lines to a file as they came, to mend them and send them as new ones."""
+    result = dead_letters.export(
+        warehouse.warehouse_path(),
+        file,
+        _selection(ids, reasons, load_ids, types, older_than, newer_than),
+        with_reasons=with_reasons,
+    )
+    if as_json:
+        _print_json(vars(result))
+    else:
+        output.print(f"{result.lines:,} lines written to {file}", markup=False)
+    _say_truncated(result.truncated)
+
+
+@dead_letters_app.command("retry")
+def retry_dead_letters(
+    ids: Ids = None,
+    reasons: Reasons = None,
+    load_ids: LoadIds = None,
+    types: Types = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    everything: All = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what would become of them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send dead letters through today's contracts again, as a load of its own."""
+    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    _check_chosen(selection, everything)
+    result = dead_letters.retry(warehouse.warehouse_path(), selection, dry_run=dry_run)
+    if as_json:
+        _print_json(vars(result))
     else:
         _print_table(
-            "Contracts",
-            ["type", "version", "fields"],
-            [(row["type"], row["version"], row["fields"]) for row in rows],
+            "What would become of every line"
+            if dry_run
+            else "What became of every line",
+            ["", "lines"],
+            [
+                *((name, getattr(result, name)) for name in RETRY_OUTCOMES),
+                *(
+                    (f"rejected: {reason}", count)
+                    for reason, count in result.rejected_by_reason.items()
+                ),
+            ],
+        )
+        if result.load_id is not None:
+            output.print(f"Load {result.load_id}. `warehouse refresh` derives from it.")
+    _say_truncated(result.truncated)
+
+
+RETRY_OUTCOMES = ("lines_read", "accepted", "duplicate", "conflict", "rejected")
+
+
+def _say_truncated(count: int) -> None:
+    if count:
+        errors.print(
+            f"left out: {count} lines over 1 MiB, of which only the start was kept; "
+            "ask their sender for them, or discard them"
+        )
+
+
+def _this_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        raise typer.BadParameter("this user has no name: give --by") from None
+
+
+@dead_letters_app.command("discard")
+def discard_dead_letters(
+    why: Annotated[str, typer.Option(help="Why; it is kept with them.")],
+    ids: Ids = None,
+    reasons: Reasons = None,
+    load_ids: LoadIds = None,
+    types: Types = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    everything: All = False,
+    by: Annotated[
+        str | None, typer.Option(help="Who; else the user of this machine.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say how many.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Discard dead letters for good, with a record of who, when and why."""
+    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    _check_chosen(selection, everything)
+    count = dead_letters.discard(
+        warehouse.warehouse_path(),
+        selection,
+        by=_this_user() if by is None else by,
+        why=why,
+        dry_run=dry_run,
+    )
+    if as_json:
+        _print_json({"discarded": count, "dry_run": dry_run})
+    else:
+        output.print(
+            f"{count:,} dead letters {'would be ' if dry_run else ''}discarded"
         )
 
 

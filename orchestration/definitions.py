@@ -11,8 +11,12 @@ import dagster as dg
 from ingest import landing_zone, warehouse
 from ingest.warehouse import WarehouseLocked
 from orchestration.assets import derived_assets, landing_files, raw_tables
+from orchestration.publish import RECEIVERS_VARIABLE, Settings
+from orchestration.publish_assets import deliveries, integration_events
+from orchestration.replay_jobs import as_of_job, replay_job
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
+PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"
 CHECKS_CRON = os.environ.get("LMS_CHECKS_CRON") or "30 3 * * *"
 ALERT_URL_VARIABLE = "LMS_ALERT_URL"
 
@@ -25,8 +29,11 @@ _UNDER_WAY = [
 
 refresh_job = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.assets(landing_files, raw_tables, derived_assets),
-    description="Lands what has arrived and brings everything derived up to date.",
+    selection=dg.AssetSelection.assets(
+        landing_files, raw_tables, derived_assets, integration_events
+    ),
+    description="Lands what has arrived, brings everything derived up to date, and "
+    "puts new signals into the outbox.",
 )
 
 rebuild_job = dg.define_asset_job(
@@ -43,10 +50,16 @@ checks_job = dg.define_asset_job(
 )
 
 
-def _is_under_way(instance: dg.DagsterInstance) -> bool:
-    runs = instance.get_runs(
-        dg.RunsFilter(job_name=refresh_job.name, statuses=_UNDER_WAY), limit=1
-    )
+# Apart from `refresh`: a receiver that is down or slow must hold up nobody else.
+publish_job = dg.define_asset_job(
+    "publish",
+    selection=dg.AssetSelection.assets(deliveries),
+    description="Sends receivers what they have not got yet of the outbox.",
+)
+
+
+def _is_under_way(instance: dg.DagsterInstance, job: str = refresh_job.name) -> bool:
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNDER_WAY), limit=1)
     return bool(runs)
 
 
@@ -61,6 +74,23 @@ def refresh_schedule(
     """Refreshes every few minutes, unless a refresh is queued or running already."""
     if _is_under_way(context.instance):
         return dg.SkipReason("a refresh is queued or running; it takes what has come")
+    return dg.RunRequest()
+
+
+@dg.schedule(
+    job=publish_job,
+    cron_schedule=PUBLISH_CRON,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def publish_schedule(
+    context: dg.ScheduleEvaluationContext,
+) -> dg.RunRequest | dg.SkipReason:
+    """Sends every few minutes, if there is a receiver and no sending is under way."""
+    if not any(Settings.from_environment().receivers.values()):
+        variables = " nor ".join(RECEIVERS_VARIABLE.values())
+        return dg.SkipReason(f"no receiver: neither {variables} is set")
+    if _is_under_way(context.instance, publish_job.name):
+        return dg.SkipReason("receivers are being told; that run takes what has come")
     return dg.RunRequest()
 
 
@@ -142,9 +172,15 @@ def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
 
 
 defs = dg.Definitions(
-    assets=[landing_files, raw_tables, derived_assets],
-    jobs=[refresh_job, rebuild_job, checks_job],
-    schedules=[refresh_schedule, checks_schedule],
+    assets=[
+        landing_files,
+        raw_tables,
+        derived_assets,
+        integration_events,
+        deliveries,
+    ],
+    jobs=[refresh_job, rebuild_job, checks_job, publish_job, replay_job, as_of_job],
+    schedules=[refresh_schedule, checks_schedule, publish_schedule],
     sensors=[landing_zone_sensor, run_failure_alert],
     # One writer: more processes would only wait for each other, and cost 8 CPU-seconds.
     executor=dg.in_process_executor,

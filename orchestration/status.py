@@ -64,11 +64,11 @@ def read_status(warehouse_path: Path) -> Status:
                 count(*) filter (kind = 'events'),
                 max(load_id),
                 max(received_at),
-                coalesce(sum(lines_read), 0)::bigint,
-                coalesce(sum(accepted), 0)::bigint,
-                coalesce(sum(duplicate), 0)::bigint,
-                coalesce(sum(conflict), 0)::bigint,
-                coalesce(sum(rejected), 0)::bigint,
+                coalesce(sum(lines_read) filter (kind = 'events'), 0)::bigint,
+                coalesce(sum(accepted) filter (kind = 'events'), 0)::bigint,
+                coalesce(sum(duplicate) filter (kind = 'events'), 0)::bigint,
+                coalesce(sum(conflict) filter (kind = 'events'), 0)::bigint,
+                coalesce(sum(rejected) filter (kind = 'events'), 0)::bigint,
                 count(*) filter (kind = 'catalogue')
             from raw.load
             """

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,94 @@ def check(
     return _run(warehouse_path, arguments, (), variables)
 
 
+def unit_test(warehouse_path: Path) -> Derivation:
+    """Runs dbt's unit tests; the models they are about must exist. Changes nothing."""
+    return _run(warehouse_path, ["test"], ("test_type:unit",), None)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or view that dbt makes, and by which columns its rows are known.
+
+    `kind` is `incremental`, `view`, `seed` or `table`; `key` are the columns of its
+    test `unique_combination`, none if it has none.
+    """
+
+    unique_id: str
+    schema: str
+    name: str
+    kind: str
+    key: tuple[str, ...]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def derive_shadow(
+    shadow: Path,
+    warehouse_path: Path,
+    *,
+    select: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> tuple[Derivation, dict[str, Relation]]:
+    """Derives into `shadow`, a DuckDB file whose `raw` are views of the warehouse's.
+
+    The warehouse is open for reading only: nothing can change it. `now` is the moment
+    that views see as now. Also gives what the project has, by unique id. Raises
+    `WarehouseError` when dbt cannot run at all.
+    """
+
+    def with_variables(arguments: list[str], variables: Mapping[str, Any]) -> list[str]:
+        return [*arguments, "--vars", str(dict(variables))] if variables else arguments
+
+    # Parsed as a refresh does, so that both have one partial parse: what is kept does
+    # not depend on the target, and `now` is read when SQL is made of it.
+    given = dict(variables or {})
+    manifest = _invoke(
+        with_variables(["parse", "--no-write-json"], given), warehouse_path
+    ).result
+    arguments = ["build", "--target", "shadow", "--no-write-json"]
+    for option, selectors in (("--select", select), ("--exclude", exclude)):
+        if selectors:
+            arguments += [option, *selectors]
+    if now is not None:
+        given["now"] = str(now)
+    with warehouse.open_for_reading(warehouse_path):
+        pass  # waits for the lock, as dbt does not for what it attaches
+    started = time.perf_counter()
+    results = _invoke(
+        with_variables(arguments, given), warehouse_path, shadow, manifest
+    ).result
+    derivation = Derivation(
+        tuple(_node(result) for result in results), time.perf_counter() - started
+    )
+    return derivation, _relations(manifest)
+
+
+def _relations(manifest: Any) -> dict[str, Relation]:
+    keys = {
+        node.attached_node: tuple(node.test_metadata.kwargs["columns"])
+        for node in manifest.nodes.values()
+        if getattr(node, "test_metadata", None) is not None
+        and node.test_metadata.name == "unique_combination"
+        and not node.config.where
+    }
+    return {
+        unique_id: Relation(
+            unique_id=unique_id,
+            schema=node.schema,
+            name=node.alias,
+            kind=str(node.config.materialized),
+            key=keys.get(unique_id, ()),
+        )
+        for unique_id, node in manifest.nodes.items()
+        if node.resource_type in ("model", "seed")
+    }
+
+
 def _run(
     warehouse_path: Path,
     arguments: list[str],
@@ -157,12 +246,17 @@ def target_folder() -> Path:
     return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
 
 
-def _invoke(arguments: list[str], warehouse_path: Path) -> Any:
+def _invoke(
+    arguments: list[str],
+    warehouse_path: Path,
+    shadow: Path | None = None,
+    manifest: Any = None,
+) -> Any:
     from dbt.cli.main import dbtRunner
     from dbt_common.exceptions import DbtBaseException
 
-    with _own_run_folder() as run_folder, _environment(warehouse_path):
-        result = dbtRunner().invoke(
+    with _own_run_folder() as run_folder, _environment(warehouse_path, shadow):
+        result = dbtRunner(manifest).invoke(
             [
                 *("--quiet", "--no-use-colors", "--log-level-file", "none"),
                 *("--no-send-anonymous-usage-stats", "--no-version-check"),
@@ -203,17 +297,20 @@ def _own_run_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _environment(warehouse_path: Path) -> Iterator[None]:
-    before = os.environ.get("LMS_WAREHOUSE")
+def _environment(warehouse_path: Path, shadow: Path | None) -> Iterator[None]:
+    names = ("LMS_WAREHOUSE", "LMS_SHADOW")
+    before = {name: os.environ.get(name) for name in names}
     os.environ["LMS_WAREHOUSE"] = str(warehouse_path)
+    os.environ["LMS_SHADOW"] = str(shadow or "")
     os.environ["DO_NOT_TRACK"] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["LMS_WAREHOUSE"]
-        else:
-            os.environ["LMS_WAREHOUSE"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _close_connection() -> None:

@@ -1,4 +1,7 @@
-{{ config(tags=['full_scan']) }}
+{{ config(
+    tags=['full_scan'],
+    meta={'dagster': {'ref': {'name': 'prj_class_activity'}}},
+) }}
 
 -- A failing row is a projection that has counted another number of events than the
 -- loads that it has taken in hold: it missed some, or took some in twice. Cure: a full

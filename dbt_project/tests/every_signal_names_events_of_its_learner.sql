@@ -1,4 +1,7 @@
-{{ config(tags=['full_scan']) }}
+{{ config(
+    tags=['full_scan'],
+    meta={'dagster': {'ref': {'name': 'lms_signal'}}},
+) }}
 
 -- The law of explainability. A failing row is an event that a signal names as its
 -- source and that was never accepted, or is another learner's, or of another class.

@@ -1,3 +1,7 @@
+{{ config(
+    meta={'dagster': {'ref': {'name': 'prj_class_activity'}}},
+) }}
+
 -- Cheap enough for every refresh: it reads no event. A failing row is an event type of
 -- which the projections, all at the same load, have counted different numbers of
 -- events: one of them missed some, or took some in twice. Cure: a full refresh.

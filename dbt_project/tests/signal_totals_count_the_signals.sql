@@ -1,3 +1,7 @@
+{{ config(
+    meta={'dagster': {'ref': {'name': 'user_signal_total'}}},
+) }}
+
 -- A failing row is a signal type of which the totals count another number of signals
 -- than lms_signal has: a learner's total was not derived again when a signal came
 -- (cure: a full refresh), or the seed signal_type lacks the type (cure: put it back).

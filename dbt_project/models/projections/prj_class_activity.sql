@@ -28,7 +28,13 @@ parts as (
 
     -- The state of the classes that have new events, folded with them.
     select * from {{ this }}
-    where (user_id, class_id) in (select user_id, class_id from events)
+    where
+        (user_id, class_id) in (
+            select
+                events.user_id,
+                events.class_id
+            from events
+        )
     {% endif %}
 
 ),
@@ -62,7 +68,7 @@ final as (
         event_count,
         first_event_at,
         last_event_at,
-        naming.course_id as course_id,
+        naming.course_id,
         naming.occurred_at as course_named_at,
         naming.event_id as course_event_id,
         load_id

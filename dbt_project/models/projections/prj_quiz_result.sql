@@ -42,7 +42,13 @@ parts as (
 
     -- The state of the classes that have new submissions, folded with them.
     select * exclude (average_score) from {{ this }}
-    where (user_id, class_id) in (select user_id, class_id from submissions)
+    where
+        (user_id, class_id) in (
+            select
+                submissions.user_id,
+                submissions.class_id
+            from submissions
+        )
     {% endif %}
 
 ),
@@ -53,8 +59,9 @@ folded as (
         user_id,
         class_id,
         cast(sum(submission_count) as bigint) as submission_count,
-        min({{ moment('passed_at', 'passed_event_id') }})
-            filter (where passed_at is not null) as passed,
+        min(
+            {{ moment('passed_at', 'passed_event_id') }}
+        ) filter (where passed_at is not null) as passed,
         max(
             {{ struct({
                 'score_ratio': 'best_score_ratio',

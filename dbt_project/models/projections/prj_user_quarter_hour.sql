@@ -27,7 +27,11 @@ parts as (
     select * from {{ this }}
     where
         (user_id, event_type, quarter_hour) in (
-            select user_id, event_type, quarter_hour from events
+            select
+                events.user_id,
+                events.event_type,
+                events.quarter_hour
+            from events
         )
     {% endif %}
 

@@ -55,7 +55,13 @@ parts as (
     -- The state of the classes that have new pings. Folded with what is new it is the
     -- state of all their pings: the cost is what changed.
     select * from {{ this }}
-    where (user_id, class_id) in (select user_id, class_id from pings)
+    where
+        (user_id, class_id) in (
+            select
+                pings.user_id,
+                pings.class_id
+            from pings
+        )
     {% endif %}
 
 ),
@@ -69,8 +75,9 @@ folded as (
         max(max_position_sec) as max_position_sec,
         min(first_ping_at) as first_ping_at,
         max(last_ping_at) as last_ping_at,
-        min({{ moment('completed_at', 'completed_event_id') }})
-            filter (where completed_at is not null) as completion,
+        min(
+            {{ moment('completed_at', 'completed_event_id') }}
+        ) filter (where completed_at is not null) as completion,
         max(load_id) as load_id
     from parts
     group by user_id, class_id

@@ -1,0 +1,256 @@
+"""What differs between the live state and a shadow, row by row, by key."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from orchestration.shadow import LIVE
+from orchestration.transform import Relation
+
+# The database that a connection of `shadow.opened` is in.
+DERIVED = "current_database()"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row that differs: `change` is added, gone or changed.
+
+    `columns` are those outside the key that differ, each with its live and its derived
+    value, None on the side that has no such row.
+    """
+
+    change: str
+    key: dict[str, Any]
+    columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What deriving again makes of one table or view; `rows` are the derived ones.
+
+    Columns that only one side has, or that have another type there, are named with
+    their type, and not compared.
+    """
+
+    table: str
+    rows: int
+    added: int
+    gone: int
+    changed: int
+    columns_added: tuple[str, ...]
+    columns_gone: tuple[str, ...]
+    examples: tuple[Example, ...]
+
+    @property
+    def other_columns(self) -> tuple[str, ...]:
+        return (*self.columns_added, *self.columns_gone)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.added or self.gone or self.changed or self.other_columns)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "examples": [vars(example) for example in self.examples]}
+
+
+def compare(
+    connection: duckdb.DuckDBPyConnection,
+    relation: Relation,
+    *,
+    only: str = "true",
+    examples: int = 3,
+) -> Difference:
+    """Compares live rows that satisfy `only` with all derived ones.
+
+    Rows are compared whole, as often as each is there; of each kind of change at most
+    `examples` are named, the least keys first. `connection` is one of `shadow.opened`.
+    """
+    before = columns(connection, f"'{LIVE}'", relation)
+    after = columns(connection, DERIVED, relation)
+    common = [name for name in after if after[name] == before.get(name)]
+    selected = ", ".join(f'"{name}"' for name in common) or "1 as nothing"
+    derived = f"select {selected} from {quoted(relation)}"
+    live = f"select {selected} from {LIVE}.{quoted(relation)} where {only}"
+    if not before:
+        live = f"{derived} where false"
+    for table, rows, others in (
+        ("only_live", live, derived),
+        ("only_derived", derived, live),
+    ):
+        connection.execute(
+            f"create or replace temp table {table} as {rows} except all {others}"
+        )
+    key = [name for name in relation.key if name in common] or common
+    changes = _Changes(connection, key, common)
+    return Difference(
+        table=relation.full_name,
+        rows=connection.execute(f"select count(*) from ({derived})").fetchall()[0][0],
+        added=changes.count("added"),
+        gone=changes.count("gone"),
+        changed=changes.count("changed"),
+        columns_added=tuple(
+            f"{name} {after[name]}" for name in after if name not in common
+        ),
+        columns_gone=tuple(
+            f"{name} {before[name]}" for name in before if name not in common
+        ),
+        examples=tuple(
+            example
+            for change in ("added", "gone", "changed")
+            for example in changes.examples(change, examples)
+        ),
+    )
+
+
+class _Changes:
+    """Rows of `only_live` and `only_derived`, brought together by key."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        key: Sequence[str],
+        columns: Sequence[str],
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._columns = columns
+        same_key = " and ".join(
+            f'one."{name}" is not distinct from other."{name}"' for name in key
+        )
+        self._sources = {
+            change: f"{one} as one {join} join {other} as other on {same_key}"
+            for change, one, join, other in (
+                ("added", "only_derived", "anti", "only_live"),
+                ("gone", "only_live", "anti", "only_derived"),
+                ("changed", "only_derived", "inner", "only_live"),
+            )
+        }
+
+    def count(self, change: str) -> int:
+        [[count]] = self._connection.execute(
+            f"select count(*) from {self._sources[change]}"
+        ).fetchall()
+        return int(count)
+
+    def examples(self, change: str, count: int) -> list[Example]:
+        names = [name for name in self._columns if name not in self._key]
+        key = [f'one."{name}"' for name in self._key]
+        here = [f'one."{name}"' for name in names]
+        there = ["null" for _ in names]
+        if change == "changed":
+            there = [f'other."{name}"' for name in names]
+        live, derived = (here, there) if change == "gone" else (there, here)
+        rows = self._connection.execute(
+            f"""
+            select {", ".join([*key, *live, *derived])}
+            from {self._sources[change]}
+            order by {", ".join(key)}
+            limit {count:d}
+            """
+        ).fetchall()
+        return [
+            Example(
+                change,
+                dict(zip(self._key, row, strict=False)),
+                {
+                    name: pair
+                    for name, *pair in zip(
+                        names,
+                        row[len(key) : len(key) + len(names)],
+                        row[len(key) + len(names) :],
+                        strict=True,
+                    )
+                    if pair[0] != pair[1]
+                },
+            )
+            for row in rows
+        ]
+
+
+# Of an added or gone row, and of one with many changes, this many columns are shown.
+_COLUMNS_SHOWN = 4
+
+SUMMARY = ("table", "rows", "added", "gone", "changed", "columns")
+EXAMPLES = ("table", "change", "row", "live -> derived")
+
+
+def summary_rows(differences: Sequence[Difference]) -> list[tuple[Any, ...]]:
+    """For people, under the headings of `SUMMARY`."""
+    return [
+        (
+            each.table,
+            each.rows,
+            each.added,
+            each.gone,
+            each.changed,
+            ", ".join(
+                [f"+ {name}" for name in each.columns_added]
+                + [f"- {name}" for name in each.columns_gone]
+            ),
+        )
+        for each in differences
+    ]
+
+
+def example_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
+    """For people, under the headings of `EXAMPLES`."""
+    return [
+        (
+            each.table,
+            example.change,
+            ", ".join(f"{name}={value}" for name, value in example.key.items()),
+            _columns_text(example),
+        )
+        for each in differences
+        for example in each.examples
+    ]
+
+
+def _columns_text(example: Example) -> str:
+    shown = [
+        f"{name}: {live} -> {derived}"
+        if example.change == "changed"
+        else f"{name}: {derived if example.change == 'added' else live}"
+        for name, (live, derived) in list(example.columns.items())[:_COLUMNS_SHOWN]
+    ]
+    more = len(example.columns) - len(shown)
+    return ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+
+def quoted(relation: Relation) -> str:
+    return f'"{relation.schema}"."{relation.name}"'
+
+
+def columns(
+    connection: duckdb.DuckDBPyConnection, database: str, relation: Relation
+) -> dict[str, str]:
+    """The type of each column; empty where there is no such table or view."""
+    rows = connection.execute(
+        f"""
+        select column_name, data_type
+        from duckdb_columns()
+        where database_name = {database} and schema_name = $1 and table_name = $2
+        order by column_index
+        """,
+        [relation.schema, relation.name],
+    ).fetchall()
+    return dict(rows)
+
+
+def definition(
+    connection: duckdb.DuckDBPyConnection, database: str, relation: Relation
+) -> str | None:
+    """The SQL that makes it, without the database's name; None if there is none."""
+    rows = connection.execute(
+        f"""
+        select sql from duckdb_views()
+        where database_name = {database} and schema_name = $1 and view_name = $2
+        union all
+        select sql from duckdb_tables()
+        where database_name = {database} and schema_name = $1 and table_name = $2
+        """,
+        [relation.schema, relation.name],
+    ).fetchall()
+    return rows[0][0] if rows else None

@@ -1,0 +1,171 @@
+"""A shadow: everything derived again beside the live state, from a cut of raw.
+
+It is a DuckDB file of its own beside the warehouse. Its `raw` are views of the
+warehouse's, which is attached for reading only: nothing can change it. dbt derives in
+the shadow as in a warehouse that was only ever given what those views show, with the
+same models and the same bookkeeping; no model knows of it.
+"""
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import tenacity
+
+from ingest import warehouse
+from ingest.warehouse import WarehouseError
+from orchestration import transform
+from orchestration.transform import Relation
+
+Result = TypeVar("Result")
+
+# The names under which a shadow sees the warehouse (as in dbt_project/profiles.yml),
+# and the warehouse a shadow.
+LIVE = "_live_"
+SHADOW = "_shadow_"
+
+# The condition that cuts one table of `raw`, from its name and its columns.
+Cut = Callable[[str, Collection[str]], str]
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The file of a shadow, and what was derived in it, in dbt's order."""
+
+    path: Path
+    relations: tuple[Relation, ...] = ()
+
+
+@contextlib.contextmanager
+def folder(warehouse_path: Path) -> Iterator[Path]:
+    """A folder beside the warehouse, on the same disk, removed at the end.
+
+    Who makes one removes those that a killed process left behind: their lock is free.
+    """
+    remove_left_behind(warehouse_path)
+    try:
+        path = Path(
+            tempfile.mkdtemp(
+                prefix=f"{warehouse_path.name}.shadow-", dir=warehouse_path.parent
+            )
+        )
+    except OSError as error:
+        raise WarehouseError(
+            f"{warehouse_path.parent}: no shadow can be made here ({error.strerror})"
+        ) from error
+    try:
+        with (path / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_left_behind(warehouse_path: Path) -> None:
+    """Removes the shadows beside the warehouse that nobody uses any more."""
+    for path in warehouse_path.parent.glob(f"{warehouse_path.name}.shadow-*"):
+        with contextlib.suppress(OSError), (path / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A shadow, made if it is missing, with the warehouse attached for reading."""
+    with contextlib.closing(duckdb.connect(str(path))) as connection:
+        connection.execute("set timezone = 'UTC'")
+        _wait_for_lock(lambda: attach(connection, warehouse_path, LIVE))
+        yield connection
+
+
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Attaches a DuckDB file for reading."""
+    quoted = str(path).replace("'", "''")
+    connection.execute(f"attach '{quoted}' as {name} (read_only)")
+
+
+def make_raw(connection: duckdb.DuckDBPyConnection, cut: Cut) -> None:
+    """Makes the shadow's `raw`: the one place where what it derives from is cut."""
+    tables = connection.execute(
+        f"""
+        select table_name, list(column_name)
+        from duckdb_columns()
+        where database_name = '{LIVE}' and schema_name = 'raw'
+        group by table_name
+        order by table_name
+        """
+    ).fetchall()
+    connection.execute("create schema raw")
+    for table, columns in tables:
+        connection.execute(
+            f'create view raw."{table}" as select * from {LIVE}.raw."{table}" '
+            f"where {cut(table, columns)}"
+        )
+
+
+def derive(
+    path: Path,
+    warehouse_path: Path,
+    *,
+    select: Sequence[str] = (),
+    tested: bool = False,
+    variables: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> Shadow:
+    """Derives what dbt `select`s (everything if empty) in the shadow.
+
+    `tested` runs the data tests of what is derived as well, those that scan the whole
+    history aside. Raises `WarehouseError` when a model or a test fails.
+    """
+    # Sources are the warehouse's, cut: their tests say nothing about a shadow.
+    untested = ["resource_type:unit_test", transform.FULL_SCAN_TESTS, "source:*"]
+    derivation, relations = _wait_for_lock(
+        lambda: transform.derive_shadow(
+            path,
+            warehouse_path,
+            select=select,
+            exclude=untested
+            if tested
+            else ["resource_type:test", "resource_type:unit_test"],
+            variables=variables,
+            now=now,
+        )
+    )
+    if derivation.failures:
+        failures = (
+            f"{node.name}: {' '.join((node.message or '').split())}"
+            for node in derivation.failures
+        )
+        raise WarehouseError(
+            f"deriving again failed, so nothing was changed: {'; '.join(failures)}"
+        )
+    return Shadow(
+        path,
+        tuple(
+            relations[node.unique_id]
+            for node in derivation.nodes
+            if node.unique_id in relations
+        ),
+    )
+
+
+def _wait_for_lock(function: Callable[[], Result]) -> Result:
+    """Calls it, and again while another process has the warehouse open for writing."""
+    attempt = tenacity.retry(
+        retry=tenacity.retry_if_exception(_is_locked),
+        wait=tenacity.wait_random(0.05, 0.3),
+        stop=tenacity.stop_after_delay(warehouse.lock_wait_sec()),
+        reraise=True,
+    )
+    return attempt(function)()
+
+
+def _is_locked(error: BaseException) -> bool:
+    return "Could not set lock" in str(error)

@@ -1,0 +1,187 @@
+"""The command: what it prints, its exit codes, and one clear line for every error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from builders import ping, quiz, write_lines
+
+WAREHOUSE = Path(sys.executable).with_name("warehouse")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
+    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "0.5")
+    return tmp_path
+
+
+def warehouse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(WAREHOUSE), *arguments], text=True, capture_output=True, check=False
+    )
+
+
+def as_json(*arguments: str) -> Any:
+    result = warehouse(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def error_of(*arguments: str) -> str:
+    """The one line on standard error; the exit code says that something failed."""
+    result = warehouse(*arguments)
+    assert result.returncode == 1, result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_a_day_in_the_shell_from_files_to_answers(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1", position=95), quiz("e2"), b"{", b""])
+    (folder / "catalogue.csv").write_text(
+        "class_id,course_id,title,position,has_video,has_quiz\nc1,k1,One,1,1,1\n"
+    )
+
+    landed = as_json("land", "a.ndjson")
+    assert (landed["lines_read"], landed["accepted"], landed["rejected"]) == (3, 2, 1)
+    assert landed["rejected_by_reason"] == {"broken_json": 1}
+    assert landed["lines_per_second"] > 0
+    [snapshot] = as_json("catalogue", "catalogue.csv", "--effective-from", "2026-01-01")
+    assert (snapshot["classes"], snapshot["effective_from"]) == (
+        1,
+        "2026-01-01T00:00:00Z",
+    )
+    behind = as_json("status")
+    assert behind["models"] == []
+    refreshed = as_json("refresh")
+    assert refreshed["succeeded"]
+    [row] = as_json("query", "from progress.v_user_progress")
+    assert row == {
+        "user_id": "u1",
+        "class_id": "c1",
+        "course_id": "k1",
+        "video_max_position_sec": 95,
+        "video_completed": 1,
+        "quiz_passed": 1,
+        "quiz_score": 7,
+    }
+    again = as_json("land", "a.ndjson")
+    assert (again["files_known"], again["lines_read"]) == (1, 0)
+    status = as_json("status")
+    assert status["dead_letters"] == {"broken_json": 1}
+    assert {model["behind_events"] for model in status["models"]} == {0}
+
+
+def test_status_says_how_far_the_models_are_behind(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    warehouse("land", "a.ndjson")
+    warehouse("refresh")
+    write_lines(folder / "b.ndjson", [ping("e2"), ping("e3")])
+    warehouse("land", "b.ndjson")
+
+    for model in as_json("status")["models"]:
+        assert (model["behind_loads"], model["behind_events"]) == (1, 2)
+
+
+def test_a_damaged_file_is_named_and_the_others_are_landed(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    (folder / "b.ndjson.gz").write_bytes(b"\x1f\x8b damaged")
+
+    result = warehouse("land", "--json", ".")
+
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["accepted"] == 1
+    assert "b.ndjson.gz: cannot be read to its end" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_the_user_can_mend_is_one_line(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("x")
+    assert "no such file or folder" in error_of("land", "nothere.ndjson")
+    assert "a folder without events" in error_of("land", "empty")
+    assert "not an event file" in error_of("land", "notes.txt")
+    assert "no warehouse there" in error_of("status")
+    assert "no such file" in error_of("catalogue", "nothere.csv")
+    assert "--effective-from: 'soon'" in error_of(
+        "catalogue", "nothere.csv", "--effective-from", "soon"
+    )
+    assert "demo-data" not in error_of("demo-data", ".")
+
+
+@pytest.mark.parametrize("command", ["status", "refresh"])
+def test_a_file_that_is_no_warehouse_is_said_to_be_none(
+    folder: Path, command: str
+) -> None:
+    (folder / "warehouse.duckdb").write_text("this is no database, just some text")
+    assert "not a DuckDB file, or a damaged one" in error_of(command)
+
+
+def test_a_duckdb_file_of_something_else_is_left_alone(folder: Path) -> None:
+    with duckdb.connect(str(folder / "warehouse.duckdb")) as connection:
+        connection.execute("create table mine as select 1 as x")
+    write_lines(folder / "a.ndjson", [ping("e1")])
+
+    assert "a DuckDB file of something else" in error_of("land", "a.ndjson")
+    with duckdb.connect(str(folder / "warehouse.duckdb")) as connection:
+        tables = connection.execute("select table_name from duckdb_tables()").fetchall()
+    assert tables == [("mine",)]
+
+
+def test_a_locked_warehouse_is_waited_for_and_then_named(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    with duckdb.connect(str(folder / "warehouse.duckdb")):
+        assert "another process has held the warehouse" in error_of("land", "a.ndjson")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class_id,course_id\nc1,k1\n", "line 1: no column title, position"),
+        ("HEADER\nc1,k1,One,1,2,0\n", "line 2: has_video: expected 0 or 1, got '2'"),
+        ("HEADER\nc1,k1,One,x,1,0\n", "line 2: position: expected a whole number"),
+        ("HEADER\nc1,k1,One,1,1,0\nc1,k2,Two,2,1,0\n", "line 3: class_id 'c1' stands"),
+        ("HEADER\n ,k1,One,1,1,0\n", "line 2: class_id: expected 1 to 256"),
+        ("HEADER\nc1,k1,One\n", "line 2: position: no value"),
+        ("HEADER\n", "would retire every class"),
+    ],
+)
+def test_a_wrong_catalogue_names_line_and_field_and_lands_nothing(
+    folder: Path, text: str, message: str
+) -> None:
+    header = "class_id,course_id,title,position,has_video,has_quiz"
+    (folder / "catalogue.csv").write_text(text.replace("HEADER", header))
+
+    assert message in error_of("catalogue", "catalogue.csv")
+    assert not (folder / "warehouse.duckdb").exists()
+
+
+def test_bad_usage_exits_with_2() -> None:
+    for arguments in (["land"], ["no-such-command"], ["demo-data", "x", "--days", "0"]):
+        assert warehouse(*arguments).returncode == 2
+
+
+def test_every_command_has_help() -> None:
+    names = [
+        line.split()[1]
+        for line in warehouse("--help").stdout.splitlines()
+        if line.startswith("│ ") and not line.startswith("│ -")
+    ]
+    assert {"land", "catalogue", "refresh", "rebuild", "status", "demo-data"} <= set(
+        names
+    )
+
+
+def test_an_error_in_a_query_is_one_line(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    warehouse("land", "a.ndjson")
+    assert "Catalog Error" in error_of("query", "from nothing_there")
+    assert "read-only" in error_of("query", "create table x (y int)")

@@ -1,0 +1,176 @@
+"""What the project promises about itself: layers, documentation, generated files."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ingest import contracts
+
+PROJECT = Path(__file__).parents[1]
+DBT_PROJECT = PROJECT / "dbt_project"
+LAYERS = ("staging", "projections", "signals", "progress", "monitoring")
+
+
+@pytest.fixture(scope="session")
+def manifest(_own_dbt_target: None) -> dict[str, Any]:
+    from orchestration.transform import manifest_path
+
+    return dict(json.loads(manifest_path().read_text()))
+
+
+def test_every_model_seed_and_column_is_described(manifest: dict[str, Any]) -> None:
+    nodes = [
+        node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] in ("model", "seed")
+    ]
+    missing = [node["name"] for node in nodes if not node["description"].strip()]
+    missing += [
+        f"{node['name']}.{column['name']}"
+        for node in [*nodes, *manifest["sources"].values()]
+        for column in node["columns"].values()
+        if not column["description"].strip()
+    ]
+    assert len(nodes) > 20
+    assert missing == []
+
+
+def test_every_column_that_is_built_is_documented(
+    manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    from ingest.warehouse import open_for_reading
+    from orchestration.transform import derive
+
+    path = tmp_path / "warehouse.duckdb"
+    assert derive(path).succeeded
+    documented = {
+        (node["schema"], node["alias"], column)
+        for node in manifest["nodes"].values()
+        if node["resource_type"] in ("model", "seed")
+        for column in node["columns"]
+    } | {
+        (node["schema"], node["name"], column)
+        for node in manifest["sources"].values()
+        for column in node["columns"]
+    }
+    with open_for_reading(path) as connection:
+        built = connection.execute(
+            """
+            select schema_name, table_name, column_name
+            from duckdb_columns()
+            where not internal and database_name = current_database()
+            """
+        ).fetchall()
+    undocumented = set(built) - documented
+    assert {column for column in undocumented if column[1] != "consumed_load"} == set()
+
+
+def test_a_layer_is_a_folder_is_a_schema(manifest: dict[str, Any]) -> None:
+    models = [n for n in manifest["nodes"].values() if n["resource_type"] == "model"]
+    for model in models:
+        assert model["schema"] == Path(model["path"]).parts[0]
+    assert {model["schema"] for model in models} == set(LAYERS)
+
+
+def test_public_models_have_enforced_contracts_and_readers(
+    manifest: dict[str, Any],
+) -> None:
+    public = {
+        node["name"]
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "model" and node["config"]["contract"]["enforced"]
+    }
+    assert public == {
+        *("v_user_progress", "lms_signal"),
+        *("v_event_daily_stats", "v_signal_summary", "v_leaderboard"),
+        "v_user_activity",
+    }
+    read = {
+        name.split(".")[2]
+        for exposure in manifest["exposures"].values()
+        for name in exposure["depends_on"]["nodes"]
+    }
+    assert public <= read
+
+
+def test_dbts_own_unit_tests_pass(tmp_path: Path) -> None:
+    from orchestration.transform import derive, unit_test
+
+    path = tmp_path / "warehouse.duckdb"
+    assert derive(path).succeeded
+    result = unit_test(path)
+
+    assert [node.name for node in result.failures] == []
+    assert len(result.nodes) > 70
+
+
+def test_yaml_uses_the_current_keys() -> None:
+    """dbt does not flag these on DuckDB: `tests:`, and `meta` or `tags` outside config."""
+
+    def outdated(value: Any, place: str, inside_config: bool) -> list[str]:
+        found = []
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key == "tests" or (key in ("meta", "tags") and not inside_config):
+                    found.append(f"{place}/{key}")
+                found += outdated(inner, f"{place}/{key}", key == "config")
+        elif isinstance(value, list):
+            for item in value:
+                found += outdated(item, place, False)
+        return found
+
+    files = [*DBT_PROJECT.glob("models/**/*.yml"), *DBT_PROJECT.glob("seeds/*.yml")]
+    assert len(files) > 5
+    for file in files:
+        assert outdated(yaml.safe_load(file.read_text()), file.name, False) == []
+
+
+def test_what_is_generated_from_the_contracts_is_up_to_date() -> None:
+    for path, text in contracts.generated_files(DBT_PROJECT).items():
+        assert path.read_text() == text, f"{path.name}: run warehouse contracts --write"
+
+
+def test_ingest_imports_neither_dagster_nor_dbt() -> None:
+    script = (
+        "import ingest.landing, ingest.catalogue, ingest.landing_zone, ingest.demo, sys;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('dagster', 'dbt')])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_linter_refuses_dagster_in_ingest(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "ruff", "check", "--config"),
+            *(str(PROJECT / "pyproject.toml"), "--stdin-filename"),
+            *(str(PROJECT / "ingest" / "new.py"), "-"),
+        ],
+        input="import dagster\nfrom dbt.cli import main\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.count("TID251") == 2
+
+
+def test_the_lock_names_hashes_and_no_addresses() -> None:
+    text = (PROJECT / "requirements.lock").read_text()
+    assert not re.search(r"https?://|index-url", text)
+    assert text.count("--hash=sha256:") > text.count("==")
+
+
+def test_nothing_is_fetched_or_reported() -> None:
+    project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
+    dagster = yaml.safe_load((PROJECT / "orchestration" / "dagster.yaml").read_text())
+    assert project["flags"]["send_anonymous_usage_stats"] is False
+    assert dagster["telemetry"]["enabled"] is False
+    assert not (DBT_PROJECT / "packages.yml").exists()
