@@ -591,7 +591,7 @@ def _show_reconciliation(result: Any) -> None:
     )
     _print_table(
         f"What is derived, and what deriving it again gives ({result.seconds:.1f} s)",
-        ["table", "load", "rows", "hash", "derived again", "added", "gone", "changed"],
+        ["table", "load", "rows", "hash", "derived again", "missing", "extra", "wrong"],
         [
             (
                 *(table.table, table.load_id, table.live_rows, table.live_hash),

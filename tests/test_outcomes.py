@@ -1276,16 +1276,11 @@ def junk() -> st.SearchStrategy[bytes]:
     )
 
 
-FILES = st.lists(
-    st.lists(
-        st.one_of(event_lines(), event_lines(), event_lines(), junk()), max_size=40
-    ),
-    min_size=1,
-    max_size=2,
-)
+LINE = st.one_of(event_lines(), event_lines(), event_lines(), junk())
+FILES = st.lists(st.lists(LINE, min_size=15, max_size=40), min_size=1, max_size=2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(files=FILES)
 def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
     files: list[list[bytes]],

@@ -1,7 +1,7 @@
 """Replay: the same again when no rule changed, a rebuild when one did, and the past.
 
-A replay changes nothing of a sound state, whatever it is of and whenever it runs; it
-puts a damaged one right, and what is refreshed afterwards cannot tell.
+A replay finds nothing in a sound state, whatever it is of and whenever it runs. It puts
+a damaged one right, and what is refreshed afterwards cannot tell.
 """
 
 import json
@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -19,10 +20,10 @@ from random import Random
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from builders import (
     NOW,
@@ -33,34 +34,59 @@ from builders import (
     ping,
     quiz,
 )
-from ingest.warehouse import WarehouseError, open_for_writing
-from orchestration import replay as replays
+from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
 from orchestration import shadow, transform
 from orchestration.as_of import ANSWERS, as_of
 from orchestration.replay import Replay, Scope, replay
+from orchestration.shadow import Shadow
 from orchestration.swap import swap, undo
-from test_interruptions import KILLS, kill_after, seconds_of
+from test_interruptions import kill_after, seconds_of
 from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 pytestmark = pytest.mark.xdist_group("replay")
 
 VARIABLES = {"now": NOW}
-STATE_SCHEMAS = ("projections", "signals", "staging")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the dbt project, whose rules a test may change: parsing what one file
+    changes takes 0.5 s, another project 5."""
+    folder = tmp_path_factory.mktemp("project") / "dbt_project"
+    shutil.copytree(
+        transform.DBT_PROJECT, folder, ignore=shutil.ignore_patterns("target", "logs")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transform, "DBT_PROJECT", folder)
+        patch.setenv("DBT_TARGET_PATH", str(folder / "target"))
+        yield folder
+
+
+@contextmanager
+def edited(project: Path, file: str, old: str, new: str) -> Iterator[None]:
+    path = project / file
+    before = path.read_text()
+    assert before.count(old) >= 1
+    path.write_text(before.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 def replayed(
     warehouse: Warehouse, scope: Scope | None = None, **options: Any
 ) -> Replay:
-    return replay(warehouse.path, scope, **{"variables": VARIABLES, **options})
+    return replay(warehouse.path, scope, variables=VARIABLES, **options)
 
 
 def tables_of(warehouse: Warehouse) -> dict[str, list[Any]]:
-    """Every row of every table that is derived, `load_id` and bookkeeping included."""
+    """Every row of every derived table, with `load_id` and the bookkeeping."""
     names = warehouse.rows(
-        f"""
+        """
         select schema_name || '.' || table_name
         from duckdb_tables()
-        where schema_name in {STATE_SCHEMAS}
+        where schema_name in ('projections', 'signals', 'staging')
         order by all
         """
     )
@@ -72,21 +98,27 @@ def tables_of(warehouse: Warehouse) -> dict[str, list[Any]]:
     }
 
 
+def rows_of(warehouse: Warehouse, user: str) -> dict[str, list[Any]]:
+    """The learner's rows of every derived table."""
+    return {
+        name: [row for row in rows if user in row]
+        for name, rows in tables_of(warehouse).items()
+    }
+
+
 def copied(warehouse: Warehouse, folder: Path) -> Warehouse:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     copy = Warehouse(folder)
     shutil.copy(warehouse.path, copy.path)
     return copy
 
 
-def land(warehouse: Warehouse, log: Log, *, first: bool, share: float = 0.5) -> None:
-    """The first part of the log with its first two snapshots, or the rest."""
-    cut = int(len(log.events) * share)
-    snapshots = log.snapshots[:2] if first else log.snapshots[2:]
-    for effective_from, classes in snapshots:
+def land(warehouse: Warehouse, log: Log, *, first: bool) -> None:
+    """The first half of the log's events and the first two snapshots, or the rest."""
+    half = len(log.events) // 2
+    for effective_from, classes in log.snapshots[:2] if first else log.snapshots[2:]:
         warehouse.land_catalogue(*classes, effective_from=effective_from)
-    events = log.events[:cut] if first else log.events[cut:]
-    # Two loads, so that models are refreshed to a place that is not the first.
+    events = log.events[:half] if first else log.events[half:]
     warehouse.land(events[::2])
     warehouse.land(events[1::2])
 
@@ -100,29 +132,8 @@ def changes(found: Replay) -> dict[str, tuple[int, int, int]]:
     }
 
 
-# --------------------------------------------------------------------------------------
-# No rule changed
-# --------------------------------------------------------------------------------------
-
-
-def scopes() -> st.SearchStrategy[Scope]:
-    moments = [datetime(2026, 3, 9), datetime(2026, 3, 11), datetime(2026, 3, 16)]
-
-    def some(values: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
-        return st.lists(st.sampled_from(values), max_size=2).map(tuple)
-
-    return st.builds(
-        Scope,
-        users=some(USERS),
-        classes=some(CLASSES),
-        courses=some([*COURSES, "k9"]),
-        since=st.sampled_from([None, *moments]),
-        until=st.sampled_from([None, *moments]),
-    )
-
-
 @pytest.fixture(scope="module")
-def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def refreshed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     warehouse = Warehouse(tmp_path_factory.mktemp("refreshed"))
     land(warehouse, dense_log(), first=True)
     warehouse.refresh()
@@ -139,6 +150,29 @@ def landed_since(
     return warehouse
 
 
+# --------------------------------------------------------------------------------------
+# No rule changed
+# --------------------------------------------------------------------------------------
+
+
+def scopes() -> st.SearchStrategy[Scope]:
+    moments = st.sampled_from(
+        [None, datetime(2026, 3, 9), datetime(2026, 3, 11), datetime(2026, 3, 16)]
+    )
+
+    def some(values: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
+        return st.lists(st.sampled_from(values), max_size=2).map(tuple)
+
+    return st.builds(
+        Scope,
+        users=some(USERS),
+        classes=some(CLASSES),
+        courses=some([*COURSES, "k9"]),
+        since=moments,
+        until=moments,
+    )
+
+
 @settings(max_examples=4, deadline=None)
 @given(data=st.data(), scope=scopes())
 def test_a_replay_of_anything_at_any_moment_changes_nothing(
@@ -151,8 +185,429 @@ def test_a_replay_of_anything_at_any_moment_changes_nothing(
     except WarehouseError as error:
         assert "matches" in str(error)
     else:
+        assert found.differences
         assert changes(found) == {}
         assert not (found.changed_rules or found.changed_views or found.applied)
-        assert found.differences
     assert warehouse.path.read_bytes() == before
-    assert [path.name for path in warehouse.folder.glob("*shadow*")] == []
+    assert list(warehouse.folder.glob("*shadow*")) == []
+
+
+DAMAGES = [
+    "delete from {table} where user_id = $user",
+    "insert into {table} select * from {table} where user_id = $user",
+    "update {table} set load_id = 1 where user_id = $user",
+    "insert into {table} select * replace ($ghost as user_id) from {table}",
+]
+GHOST = "a learner without events"
+
+
+def damage(warehouse: Warehouse, random: Random, users: list[str]) -> None:
+    tables = [name for name in tables_of(warehouse) if name not in NOBODYS]
+    with open_for_writing(warehouse.path) as connection:
+        for user in users:
+            statement = random.choice(DAMAGES).format(table=random.choice(tables))
+            values = {"user": user, "ghost": GHOST}
+            connection.execute(
+                statement, {n: v for n, v in values.items() if f"${n}" in statement}
+            )
+
+
+NOBODYS = ("signals.signal_type", "staging.consumed_load", "staging.event_type")
+
+
+@settings(max_examples=3, deadline=None)
+@given(random=st.randoms(use_true_random=True))
+def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
+    random: Random,
+) -> None:
+    log = a_log(random, 60)
+    with new_warehouse() as warehouse:
+        land(warehouse, log, first=True)
+        warehouse.refresh()
+        sound = tables_of(warehouse)
+        is_behind = random.choice([True, False])
+        if is_behind:
+            land(warehouse, log, first=False)
+        users = random.sample(USERS, 2)
+        damage(warehouse, random, users)
+        damaged = tables_of(warehouse)
+        scope = random.choice([Scope(), Scope(users=(*users, GHOST))])
+
+        found = replayed(warehouse, scope, apply=True)
+
+        assert found.applied == (damaged != sound)
+        assert tables_of(warehouse) == sound
+        if found.applied:
+            undo(warehouse.path)
+            assert tables_of(warehouse) == damaged
+            assert replayed(warehouse, scope, apply=True).applied
+        if not is_behind:
+            land(warehouse, log, first=False)
+        warehouse.refresh()
+        refreshed = warehouse.state(), tables_of(warehouse)
+        warehouse.rebuild()
+        assert_same_state(refreshed[0], warehouse.state())
+        assert refreshed[1] == tables_of(warehouse)
+
+
+def test_each_difference_is_shown_with_its_key_and_columns(
+    refreshed: Warehouse, tmp_path: Path
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "copy")
+    [(user, class_id, position)] = warehouse.rows(
+        """
+        select user_id, class_id, max_position_sec from projections.prj_video_progress
+        where completed_at is not null order by user_id, class_id limit 1
+        """
+    )
+    warehouse.execute(
+        f"""
+        update projections.prj_video_progress set max_position_sec = 7.5
+        where (user_id, class_id) = ('{user}', '{class_id}');
+        delete from signals.class_signal
+        where (user_id, class_id, type) = ('{user}', '{class_id}', 'VIDEO_COMPLETED');
+        insert into signals.course_signal by name
+        select 'COURSE_COMPLETED' as type, '{user}' as user_id, 'k99' as course_id
+        """
+    )
+
+    found = replayed(warehouse, Scope(users=(user,)))
+
+    assert not found.applied
+    assert changes(found) == {
+        "projections.prj_video_progress": (0, 0, 1),
+        "signals.class_signal": (1, 0, 0),
+        "signals.course_signal": (0, 1, 0),
+        "progress.v_user_progress": (0, 0, 1),
+        "signals.lms_signal": (1, 1, 0),
+    }
+    examples = {
+        (each.table, example.change): example
+        for each in found.differences
+        for example in each.examples
+    }
+    changed = examples["projections.prj_video_progress", "changed"]
+    assert changed.key == {"user_id": user, "class_id": class_id}
+    assert changed.columns == {"max_position_sec": [7.5, position]}
+    gone = examples["signals.course_signal", "gone"]
+    assert gone.key == {"user_id": user, "course_id": "k99"}
+    assert gone.columns == {"type": ["COURSE_COMPLETED", None]}
+    added = examples["signals.lms_signal", "added"]
+    assert added.columns["user_id"] == [None, user]
+
+
+def test_a_part_waits_for_models_that_stand_behind_and_everything_does_not(
+    refreshed: Warehouse, tmp_path: Path
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "copy")
+    warehouse.execute(
+        """
+        delete from projections.prj_quiz_result where load_id > 3;
+        update staging.consumed_load set load_id = 3 where model = 'prj_quiz_result'
+        """
+    )
+
+    with pytest.raises(WarehouseError, match="prj_quiz_result stand behind"):
+        replayed(warehouse, Scope(users=("u1",)), apply=True)
+    assert replayed(warehouse, apply=True).applied
+    assert tables_of(warehouse) == tables_of(refreshed)
+
+
+# --------------------------------------------------------------------------------------
+# A rule changed
+# --------------------------------------------------------------------------------------
+
+STRICTER = (
+    "models/projections/prj_video_progress.sql",
+    "{{ var('completion_threshold') }}",
+    "0.95",
+)
+UPSIDE_DOWN = (
+    "models/monitoring/v_leaderboard.sql",
+    "order by total_xp desc",
+    "order by total_xp",
+)
+MORE_XP = ("seeds/signal_type.csv", "VIDEO_COMPLETED,1,50", "VIDEO_COMPLETED,1,70")
+ONE_MORE_COLUMN = (
+    "models/projections/prj_class_activity.sql",
+    "select * from final",
+    "select *, 1 as one_more from final",
+)
+TWICE = (
+    "models/signals/user_signal_total.sql",
+    "select * from final",
+    "select * from final union all select * from final",
+)
+
+
+def test_after_rules_changed_a_replay_of_everything_equals_a_rebuild(
+    refreshed: Warehouse, project: Path, tmp_path: Path
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "replayed")
+    rebuilt = copied(refreshed, tmp_path / "rebuilt")
+    with (
+        edited(project, *STRICTER),
+        edited(project, *UPSIDE_DOWN),
+        edited(project, *MORE_XP),
+        edited(project, *ONE_MORE_COLUMN),
+    ):
+        rebuilt.rebuild()
+        with pytest.raises(WarehouseError, match="other columns now .one_more INTEGER"):
+            replayed(warehouse, Scope(users=("u1",)), apply=True)
+        found = replayed(warehouse, apply=True)
+
+    assert found.applied
+    assert "prj_video_progress" in found.changed_rules
+    assert found.changed_views == ("monitoring.v_leaderboard",)
+    assert "progress.v_user_progress" in changes(found)
+    assert_same_state(warehouse.state(), rebuilt.state())
+    # With the same fingerprints: a refresh by these rules has nothing to do.
+    assert tables_of(warehouse) == tables_of(rebuilt)
+
+    undo(warehouse.path)
+
+    assert_same_state(warehouse.state(), refreshed.state())
+    assert tables_of(warehouse) == tables_of(refreshed)
+
+
+def test_a_part_under_another_rule_is_that_of_a_rebuild_and_the_next_refresh_is_one(
+    refreshed: Warehouse, project: Path, tmp_path: Path
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "replayed")
+    rebuilt = copied(refreshed, tmp_path / "rebuilt")
+    with edited(project, *STRICTER):
+        rebuilt.rebuild()
+        found = replayed(warehouse, apply=False)
+        [example, *_] = next(
+            each.examples
+            for each in found.differences
+            if each.table == "signals.class_signal"
+        )
+        user = example.key["user_id"]
+        others = [other for other in USERS if other != user]
+        found = replayed(warehouse, Scope(users=(user,)), apply=True)
+        assert found.applied
+        assert found.learners == 1
+        assert "the next refresh" in found.notes[0]
+        assert rows_of(warehouse, user) == rows_of(rebuilt, user)
+        for other in others:
+            assert rows_of(warehouse, other) == rows_of(refreshed, other)
+
+        followed = copied(warehouse, tmp_path / "followed")
+        followed.refresh()
+        assert_same_state(followed.state(), rebuilt.state())
+        with pytest.raises(WarehouseError, match="refreshed since user"):
+            undo(followed.path)
+
+    # The rule is taken back instead: its fingerprint is the old one again.
+    taken_back = copied(warehouse, tmp_path / "taken_back")
+    taken_back.refresh()
+    assert tables_of(taken_back) == tables_of(refreshed)
+
+    undo(warehouse.path)
+    assert tables_of(warehouse) == tables_of(refreshed)
+    with pytest.raises(WarehouseError, match="nothing to undo"):
+        undo(warehouse.path)
+
+
+def test_what_fails_its_tests_is_not_swapped_in(
+    refreshed: Warehouse, project: Path
+) -> None:
+    before = refreshed.path.read_bytes()
+    with (
+        edited(project, *TWICE),
+        pytest.raises(WarehouseError, match="user_signal_total_has_a_unique_key"),
+    ):
+        replayed(refreshed, apply=True)
+    assert refreshed.path.read_bytes() == before
+
+
+def test_everything_is_put_back_whatever_was_refreshed_since(
+    refreshed: Warehouse, project: Path, tmp_path: Path
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "copy")
+    with edited(project, *STRICTER):
+        assert replayed(warehouse, apply=True).applied
+        land(warehouse, dense_log(), first=False)
+        warehouse.refresh()
+    undo(warehouse.path)
+    assert tables_of(warehouse) == tables_of(refreshed)
+
+    warehouse.refresh()
+
+    refreshed_since = tables_of(warehouse)
+    warehouse.rebuild()
+    assert refreshed_since == tables_of(warehouse)
+
+
+# --------------------------------------------------------------------------------------
+# Others in the meantime
+# --------------------------------------------------------------------------------------
+
+
+def after_deriving(
+    monkeypatch: pytest.MonkeyPatch, does: Callable[[int], None]
+) -> None:
+    """Calls it with 1, 2, ... each time that a shadow was derived."""
+    derive = shadow.derive
+    calls = []
+
+    def derive_and_more(*arguments: Any, **options: Any) -> Shadow:
+        made = derive(*arguments, **options)
+        calls.append(None)
+        does(len(calls))
+        return made
+
+    monkeypatch.setattr(shadow, "derive", derive_and_more)
+
+
+def test_a_refresh_in_the_meantime_is_derived_from_too(
+    refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "copy")
+    warehouse.execute("delete from signals.class_signal where user_id = 'u1'")
+
+    def land_and_refresh(time: int) -> None:
+        if time == 1:
+            warehouse.land([ping("late", user="u1", in_class="c1", position=99)])
+            warehouse.refresh()
+
+    after_deriving(monkeypatch, land_and_refresh)
+    found = replayed(warehouse, Scope(users=("u1",)), apply=True)
+
+    assert found.applied
+    assert found.through_load == warehouse.value("select max(load_id) from raw.load")
+    replayed_to = tables_of(warehouse)
+    warehouse.rebuild()
+    assert replayed_to == tables_of(warehouse)
+
+
+def test_an_erasure_in_the_meantime_is_not_undone_by_the_swap(
+    refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = copied(refreshed, tmp_path / "copy")
+    warehouse.execute("delete from signals.class_signal where user_id = 'u2'")
+
+    def erase_one_more(time: int) -> None:
+        warehouse.execute(
+            """
+            delete from raw.lms_event where event_id = (
+                select min(event_id) from raw.lms_event where user_id = 'u2'
+            )
+            """
+        )
+
+    after_deriving(monkeypatch, erase_one_more)
+    before = tables_of(warehouse)
+
+    with pytest.raises(WarehouseError, match="3 times in the meantime"):
+        replayed(warehouse, apply=True)
+    assert tables_of(warehouse) == before
+
+
+# --------------------------------------------------------------------------------------
+# What was known when
+# --------------------------------------------------------------------------------------
+
+RECEIVED = [
+    datetime(2026, 3, 11, 12),
+    datetime.fromisoformat(NOW),
+    datetime(2026, 3, 12, 0, 0, 0, 1),
+    datetime(2026, 3, 20),
+]
+
+
+def land_by(warehouse: Warehouse, log: Log, random: Random, known_at: datetime) -> None:
+    """Lands, at times drawn from `RECEIVED`, what was received by then."""
+    steps = [
+        *((classes, time) for time, classes in log.snapshots),
+        *((log.events[start::6], None) for start in range(6)),
+    ]
+    for what, effective_from in steps:
+        received_at = random.choice(RECEIVED)
+        if received_at > known_at:
+            continue
+        if effective_from:
+            warehouse.land_catalogue(
+                *what, effective_from=effective_from, received_at=received_at
+            )
+        else:
+            warehouse.land(what, received_at=received_at)
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_as_of_a_moment_is_a_warehouse_that_was_given_what_had_come_by_then(
+    seed: int,
+) -> None:
+    log = a_log(Random(seed), 60)
+    now = datetime.fromisoformat(NOW)
+    with new_warehouse() as warehouse, new_warehouse() as earlier:
+        land_by(warehouse, log, Random(seed), datetime.max)
+        land_by(earlier, log, Random(seed), now)
+        if not earlier.path.exists():
+            with open_for_writing(earlier.path):
+                pass
+        earlier.refresh()
+        if not warehouse.path.exists():
+            return
+        before = warehouse.path.read_bytes()
+
+        known = as_of(warehouse.path, now, limit=None, variables=VARIABLES)
+
+        for answer in known.answers:
+            columns = [name for name in answer.columns if name != "load_id"]
+            expected = earlier.rows(
+                f"select {', '.join(columns)} from {answer.table} "
+                f"order by {ANSWERS[answer.table]}"
+            )
+            rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+            assert [tuple(row[name] for name in columns) for row in rows] == expected
+            assert answer.row_count == len(expected)
+        assert warehouse.path.read_bytes() == before
+
+
+def test_as_of_shows_what_is_chosen_and_writes_it_out(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.land_catalogue(Class("c1"), Class("c2"))
+    warehouse.land(
+        [ping(f"e{user}", user=f"u{user}", position=95) for user in range(4)]
+    )
+    warehouse.land([ping("later", position=99)], received_at=datetime(2026, 3, 21))
+
+    known = as_of(
+        warehouse.path,
+        datetime(2026, 3, 20, 12),
+        users=["u1", "u2"],
+        limit=1,
+        output=tmp_path / "out",
+        variables=VARIABLES,
+    )
+
+    assert (known.loads, known.events) == (2, 4)
+    progress = known.answers[0]
+    assert progress.rows == (("u1", "c1", "k1", 95, 1, 0, None),)
+    assert progress.row_count == 2
+    file = tmp_path / "out" / "v_user_progress.parquet"
+    assert duckdb.sql(f"from '{file}'").fetchall() == [
+        (user, "c1", "k1", 95, 1, 0, None) for user in ("u1", "u2")
+    ]
+
+
+# --------------------------------------------------------------------------------------
+# Killed
+# --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes(project: Path) -> ForkServerContext:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            *("pandas", "orchestration.swap", "orchestration.replay", "dbt.cli.main"),
+            *("dbt.adapters.duckdb", "dbt.task.build", "dbt.parser.manifest"),
+        ]
+    )
+    seconds_of(context.Process(target=time.time))  # The server has started.
+    return context

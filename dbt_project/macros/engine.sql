@@ -34,6 +34,11 @@
     list_sort(list_distinct(flatten(list({{ column }}))))
 {%- endmacro %}
 
+{#- Empty, or Unicode white space only: what the contracts call blank in an id. -#}
+{% macro is_blank(column) -%}
+    not regexp_matches({{ column }}, '[^\s\x0b\x1c-\x1f\x{85}\p{Z}]')
+{%- endmacro %}
+
 {#- Floor as a 32-bit integer. Positions and scores have no upper bound: what does not
     fit stays at the largest integer, or one absurd event would stop a projection. -#}
 {% macro whole(column) -%}

@@ -15,7 +15,7 @@ final as (
         user_id,
         class_id,
         -- A blank course id names no course.
-        case when trim(course_id, e' \t\r\n') != '' then course_id end as course_id,
+        case when not {{ is_blank('course_id') }} then course_id end as course_id,
         occurred_at,
         -- Every time zone since 2000 is a whole number of quarter hours from UTC:
         -- counts by quarter hour can be cut into the days of any of them.

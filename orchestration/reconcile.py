@@ -1,0 +1,599 @@
+"""Proving that all that is derived agrees with raw, without changing anything.
+
+Three proofs. The lines of every load are where the load says (the law of conservation).
+Every table is what deriving it again, in a shadow, gives: the same hash, or else the
+keys that differ. What each model says it has taken in can be, and the events that
+signals name as their sources are there. A model that is behind is compared with what
+deriving up to its own place gives: to be behind is no error.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingest import conservation, warehouse
+from ingest.conservation import BrokenLoad, Totals
+from ingest.warehouse import WarehouseError
+from orchestration import shadow
+from orchestration.difference import (
+    DERIVED,
+    Difference,
+    columns,
+    compare,
+    definition,
+    quoted,
+)
+from orchestration.shadow import LIVE
+from orchestration.swap import changed_views
+from orchestration.transform import Relation
+
+# How often it begins again when others change what it looks at.
+ATTEMPTS = 3
+
+LOADS = "raw.load"
+_SIGNALS = Relation("", "signals", "lms_signal", "view", ())
+_CONSUMED_LOAD = Relation("", "staging", "consumed_load", "table", ())
+
+# In a shadow: the keys of each table that differ.
+_DIFFERING = "differing"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table against what deriving it again gives, up to load `load_id`.
+
+    The hashes are over all rows, in any order. `live_rows` is None where there is no
+    table, `difference` where there is none.
+    """
+
+    table: str
+    load_id: int
+    live_rows: int | None
+    live_hash: str | None
+    derived_hash: str
+    difference: Difference | None
+
+    @property
+    def added(self) -> int:
+        return self.difference.added if self.difference else 0
+
+    @property
+    def gone(self) -> int:
+        return self.difference.gone if self.difference else 0
+
+    @property
+    def changed(self) -> int:
+        return self.difference.changed if self.difference else 0
+
+    @property
+    def problems(self) -> Iterator[str]:
+        if self.difference is None:
+            return
+        if self.live_rows is None:
+            yield "the table is not there"
+            return
+        if self.difference.other_columns:
+            yield f"other columns: {', '.join(self.difference.other_columns)}"
+        for count, what in (
+            (self.added, "missing"),
+            (self.gone, "there without a reason"),
+            (self.changed, "wrong"),
+        ):
+            if count:
+                yield f"{_rows(count)} {what}"
+        for example in self.difference.examples:
+            yield _described(example.change, example.key, example.columns)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "difference": self.difference and self.difference.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A model whose place cannot be, or a table with rows that its place denies."""
+
+    table: str
+    model: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class MissingSource:
+    """A signal that names an event which is not there, or not of its learner."""
+
+    signal_id: str
+    type: str
+    user_id: str
+    class_id: str | None
+    course_id: str | None
+    event_id: str
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What agrees and what does not. `failure` says why nothing could be compared.
+
+    `missing_sources` are the first of `missing_source_count`. `notes` are no problems:
+    how far models are behind. `repaired` says what was, before this was found.
+    """
+
+    lines: Totals
+    broken_loads: tuple[BrokenLoad, ...]
+    tables: tuple[Table, ...]
+    changed_views: tuple[str, ...]
+    gaps: tuple[Gap, ...]
+    missing_sources: tuple[MissingSource, ...]
+    missing_source_count: int
+    failure: str | None
+    notes: tuple[str, ...]
+    repaired: tuple[str, ...]
+    seconds: float
+
+    @property
+    def problems_by_asset(self) -> dict[str, list[str]]:
+        """What does not agree, by the table or view that it is about."""
+        found: dict[str, list[str]] = {}
+
+        def add(asset: str, problem: str) -> None:
+            found.setdefault(asset, []).append(problem)
+
+        for load in self.broken_loads:
+            add(LOADS, f"load {load.load_id}: {load.problem}")
+        if self.lines.unaccounted:
+            add(LOADS, f"in total {self.lines.unaccounted} lines are unaccounted for")
+        for gap in self.gaps:
+            add(gap.table, f"{gap.model}: {gap.problem}")
+        for table in self.tables:
+            for problem in table.problems:
+                add(table.table, problem)
+        for view in self.changed_views:
+            add(view, "another definition than the project's")
+        for source in self.missing_sources:
+            where = ", ".join(
+                f"{name} {value!r}"
+                for name, value in vars(source).items()
+                if name in ("user_id", "class_id", "course_id") and value is not None
+            )
+            add(
+                _SIGNALS.full_name,
+                f"{source.type} of {where} names event {source.event_id!r}, which is "
+                "not there",
+            )
+        if self.missing_source_count > len(self.missing_sources):
+            add(_SIGNALS.full_name, f"{self.missing_source_count} such sources in all")
+        return found
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        found = [
+            f"{asset}: {problem}"
+            for asset, problems in self.problems_by_asset.items()
+            for problem in problems
+        ]
+        return (*found, *([self.failure] if self.failure else []))
+
+    @property
+    def agrees(self) -> bool:
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "agrees": self.agrees,
+            **vars(self),
+            "lines": {**asdict(self.lines), "unaccounted": self.lines.unaccounted},
+            "broken_loads": [asdict(load) for load in self.broken_loads],
+            "tables": [table.as_json() for table in self.tables],
+            "gaps": [asdict(gap) for gap in self.gaps],
+            "missing_sources": [asdict(source) for source in self.missing_sources],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _described(change: str, key: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    where = ", ".join(f"{name} {value!r}" for name, value in key.items())
+    if change != "changed":
+        return f"{'missing' if change == 'added' else 'without a reason'}: {where}"
+    what = ", ".join(
+        f"{name} is {live!r} and should be {derived!r}"
+        for name, (live, derived) in values.items()
+    )
+    return f"wrong: {where}: {what}"
+
+
+def reconcile(
+    warehouse_path: Path,
+    *,
+    repair: bool = False,
+    examples: int = 5,
+    variables: Mapping[str, Any] | None = None,
+) -> Reconciliation:
+    """Looks at everything; at most `examples` keys of a kind are named.
+
+    Without `repair` the warehouse is only read. With it, the rows of the keys that
+    differ, changed views and impossible places become, in one transaction, what
+    deriving again gave, and then everything is looked at again. What is wrong in raw
+    cannot be repaired from raw. `variables` are those that the warehouse was refreshed
+    with. Raises `WarehouseError` when the warehouse cannot be read or written.
+    """
+    started = time.perf_counter()
+    try:
+        found = _reconcile(warehouse_path, repair, examples, variables)
+        if found.repaired:
+            again = _reconcile(warehouse_path, False, examples, variables)
+            found = replace(again, repaired=found.repaired)
+    except duckdb.Error as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WarehouseError(f"{warehouse_path}: {first_line}") from error
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _reconcile(
+    warehouse_path: Path,
+    repair: bool,
+    examples: int,
+    variables: Mapping[str, Any] | None,
+) -> Reconciliation:
+    for _ in range(ATTEMPTS):
+        with warehouse.open_for_reading(warehouse_path) as live:
+            before = _Live(live)
+            found = before.look(examples)
+        with shadow.folder(warehouse_path) as folder:
+            again = _Again(warehouse_path, folder, before, examples, variables)
+            if before.places:
+                found = again.derive_and_compare(found)
+            is_repair = repair and again.has_repairs
+            opened = (
+                warehouse.open_for_writing if is_repair else warehouse.open_for_reading
+            )
+            with opened(warehouse_path) as live:
+                if _Live(live) != before:
+                    continue
+                if is_repair:
+                    found = replace(found, repaired=again.repair(live))
+            return found
+    raise WarehouseError(
+        f"{warehouse_path}: refreshed, replayed or erased from {ATTEMPTS} times in the "
+        "meantime; nothing was changed: run this when it is quiet"
+    )
+
+
+class _Live:
+    """The live state at one moment; equal as long as what was derived from it is."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        rows: list[tuple[Any, ...]] = []
+        if columns(connection, "current_database()", _CONSUMED_LOAD):
+            rows = connection.execute(
+                "from staging.consumed_load order by all"
+            ).fetchall()
+        self.places: dict[str, int] = {model: place for model, place, *_ in rows}
+        self.newest = warehouse.next_load_id(connection) - 1
+        [[events]] = connection.execute(
+            "select count(*) from raw.lms_event where load_id <= $1",
+            [max(self.places.values(), default=0)],
+        ).fetchall()
+        self._state = (rows, events)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Live) and self._state == other._state
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def place(self, model: str) -> int:
+        """Up to where the model is derived again: its place, if that can be."""
+        return min(self.places.get(model, self.newest), self.newest)
+
+    def look(self, examples: int) -> Reconciliation:
+        """All that can be seen without deriving again."""
+        sources, count = _missing_sources(self._connection, examples)
+        return Reconciliation(
+            lines=conservation.totals(self._connection),
+            broken_loads=tuple(conservation.broken_loads(self._connection)),
+            tables=(),
+            changed_views=(),
+            gaps=(),
+            missing_sources=sources,
+            missing_source_count=count,
+            failure=None,
+            notes=_behind(self._connection) if self.places else (_NOTHING_DERIVED,),
+            repaired=(),
+            seconds=0,
+        )
+
+
+_NOTHING_DERIVED = "Nothing is derived yet: run `warehouse refresh`."
+
+
+def _behind(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    rows = connection.execute(
+        """
+        select
+            consumed.model, consumed.load_id, count(*), sum(load.accepted)::bigint
+        from staging.consumed_load as consumed
+        inner join raw.load as load on load.load_id > consumed.load_id
+        group by all
+        order by consumed.model
+        """
+    ).fetchall()
+    return tuple(
+        f"{model} stands at load {place}, {loads} loads with {events:,} events behind: "
+        "`warehouse refresh` takes them in"
+        for model, place, loads, events in rows
+    )
+
+
+def _missing_sources(
+    connection: duckdb.DuckDBPyConnection, examples: int
+) -> tuple[tuple[MissingSource, ...], int]:
+    if not columns(connection, "current_database()", _SIGNALS):
+        return (), 0
+    connection.execute(
+        f"""
+        create or replace temp table missing_source as
+        select sources.*
+        from (
+            select
+                signal_id, type, user_id, class_id, course_id,
+                unnest(source_event_ids) as event_id
+            from {_SIGNALS.full_name}
+        ) as sources
+        anti join raw.lms_event as events
+            on
+                sources.event_id = events.event_id
+                and sources.user_id = events.user_id
+                and coalesce(sources.class_id, events.class_id) = events.class_id
+        """
+    )
+    rows = connection.execute(
+        f"from missing_source order by all limit {examples:d}"
+    ).fetchall()
+    [[count]] = connection.execute("select count(*) from missing_source").fetchall()
+    return tuple(MissingSource(*row) for row in rows), count
+
+
+class _Again:
+    """Everything derived again: one shadow for each place that models stand at."""
+
+    def __init__(
+        self,
+        warehouse_path: Path,
+        folder: Path,
+        live: _Live,
+        examples: int,
+        variables: Mapping[str, Any] | None,
+    ) -> None:
+        self._warehouse_path = warehouse_path
+        self._folder = folder
+        self._live = live
+        self._examples = examples
+        self._variables = variables
+        self._differing: list[tuple[int, Relation, Table]] = []
+        self._views: list[Relation] = []
+        self._misplaced: list[tuple[int, str]] = []
+
+    @property
+    def has_repairs(self) -> bool:
+        return bool(self._differing or self._views or self._misplaced)
+
+    def derive_and_compare(self, found: Reconciliation) -> Reconciliation:
+        tables: list[Table] = []
+        gaps: list[Gap] = []
+        places = sorted({self._live.place(model) for model in self._live.places})
+        # The last shadow has all that was taken in: what has no place stands there.
+        for place in places:
+            path = self._path(place)
+            with shadow.opened(path, self._warehouse_path) as connection:
+                shadow.make_raw(connection, _up_to(place))
+            try:
+                made = shadow.derive(
+                    path, self._warehouse_path, variables=self._variables
+                )
+            except WarehouseError as error:
+                return replace(found, failure=f"nothing could be compared: {error}")
+            with shadow.opened(path, self._warehouse_path) as connection:
+                for relation in made.relations:
+                    if relation.kind == "incremental":
+                        if self._live.place(_model(relation)) == place:
+                            gaps += self._gaps(connection, relation, place)
+                            tables.append(self._compare(connection, relation, place))
+                    elif place == places[-1] and relation.kind != "view":
+                        tables.append(self._compare(connection, relation, place))
+                if place == places[-1]:
+                    self._views = changed_views(connection, LIVE, made)
+        return replace(
+            found,
+            tables=tuple(sorted(tables, key=lambda table: table.table)),
+            gaps=tuple(gaps),
+            changed_views=tuple(view.full_name for view in self._views),
+        )
+
+    def _path(self, place: int) -> Path:
+        path = self._folder / str(place) / self._warehouse_path.name
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def _gaps(
+        self, connection: duckdb.DuckDBPyConnection, relation: Relation, place: int
+    ) -> list[Gap]:
+        model, problems = _model(relation), []
+        stands_at = self._live.places.get(model)
+        if stands_at is None:
+            problems.append("it has no place: the next refresh starts it over")
+        elif stands_at > self._live.newest:
+            problems.append(
+                f"it stands at load {stands_at}, and the newest is "
+                f"{self._live.newest}: the loads between would be skipped"
+            )
+        if problems:
+            self._misplaced.append((place, model))
+        if "load_id" in columns(connection, f"'{LIVE}'", relation):
+            [[newest]] = connection.execute(
+                f"select max(load_id) from {LIVE}.{quoted(relation)}"
+            ).fetchall()
+            if newest is not None and newest > place:
+                problems.append(
+                    f"it stands at load {place} and has rows of load {newest}: that "
+                    "would be taken in twice"
+                )
+        return [Gap(relation.full_name, model, problem) for problem in problems]
+
+    def _compare(
+        self, connection: duckdb.DuckDBPyConnection, relation: Relation, place: int
+    ) -> Table:
+        names = columns(connection, DERIVED, relation)
+        live_names = columns(connection, f"'{LIVE}'", relation)
+        live_rows, live_hash = None, None
+        if live_names:
+            live_rows, live_hash = _hash(
+                connection,
+                f"{LIVE}.{quoted(relation)}",
+                names if names.keys() <= live_names.keys() else live_names,
+            )
+        _, derived_hash = _hash(connection, quoted(relation), names)
+        table = Table(
+            relation.full_name, place, live_rows, live_hash, derived_hash, None
+        )
+        if live_hash == derived_hash and live_names.keys() == names.keys():
+            return table
+        difference = compare(connection, relation, examples=self._examples)
+        table = replace(table, difference=difference)
+        connection.execute(f"create schema if not exists {_DIFFERING}")
+        connection.execute(
+            f"""
+            create table {_DIFFERING}."{relation.name}" as
+            select distinct {", ".join(_key(connection, relation))}
+            from (from only_live union all by name from only_derived)
+            """
+        )
+        self._differing.append((place, relation, table))
+        return table
+
+    def repair(self, live: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+        """Puts what was derived again in the place of what differs: all or nothing."""
+        places = {self._live.place(model) for model in self._live.places}
+        for place in places:
+            shadow.attach(live, self._path(place), _shadow(place))
+        done = []
+        live.execute("begin")
+        try:
+            for place, relation, table in self._differing:
+                done.append(_repair_table(live, relation, table, _shadow(place)))
+            for relation in self._views:
+                live.execute(f"drop view if exists {quoted(relation)}")
+                live.execute(
+                    definition(live, f"'{_shadow(max(places))}'", relation) or ""
+                )
+                done.append(f"{relation.full_name}: its definition")
+            for place, model in self._misplaced:
+                live.execute(
+                    "delete from staging.consumed_load where model = $1", [model]
+                )
+                live.execute(
+                    f"""
+                    insert into staging.consumed_load
+                    from {_shadow(place)}.staging.consumed_load
+                    where model = $1
+                    """,
+                    [model],
+                )
+                done.append(f"{model}: its place, load {place}")
+            live.execute("commit")
+        except BaseException:
+            live.execute("rollback")
+            raise
+        return tuple(done)
+
+
+def _model(relation: Relation) -> str:
+    """The model's name, under which its place is kept."""
+    return relation.unique_id.split(".")[2]
+
+
+def _up_to(place: int) -> shadow.Cut:
+    def cut(_table: str, names: Collection[str]) -> str:
+        return f"load_id <= {place:d}" if "load_id" in names else "true"
+
+    return cut
+
+
+def _hash(
+    connection: duckdb.DuckDBPyConnection, table: str, names: Collection[str]
+) -> tuple[int, str]:
+    """Rows, and a hash of them in any order that is the same in every process."""
+    selected = ", ".join(f'"{name}"' for name in names)
+    [[count, digest]] = connection.execute(
+        f"""
+        select
+            count(*),
+            left(
+                md5(
+                    concat(
+                        count(*),
+                        ' ',
+                        coalesce(sum(md5_number_lower(cast(row_ as varchar))), 0)
+                    )
+                ),
+                12
+            )
+        from (select {selected} from {table}) as row_
+        """
+    ).fetchall()
+    return count, digest
+
+
+def _key(connection: duckdb.DuckDBPyConnection, relation: Relation) -> list[str]:
+    """The columns that `compare` has brought rows together by."""
+    derived = columns(connection, DERIVED, relation)
+    live = columns(connection, f"'{LIVE}'", relation)
+    common = [name for name in derived if derived[name] == live.get(name)]
+    if not live:
+        common = list(derived)
+    return [f'"{name}"' for name in relation.key if name in common] or [
+        f'"{name}"' for name in common
+    ]
+
+
+def _shadow(place: int) -> str:
+    return f"_shadow_{place:d}_"
+
+
+def _repair_table(
+    live: duckdb.DuckDBPyConnection, relation: Relation, table: Table, derived: str
+) -> str:
+    keys = f'{derived}.{_DIFFERING}."{relation.name}"'
+    if table.live_rows is None or (table.difference and table.difference.other_columns):
+        live.execute(f"drop table if exists {quoted(relation)}")
+        live.execute(definition(live, f"'{derived}'", relation) or "")
+        live.execute(
+            f"insert into {quoted(relation)} from {derived}.{quoted(relation)}"
+        )
+        return f"{table.table}: all of it"
+    names = live.execute(f"describe {keys}").fetchall()
+    same_key = " and ".join(
+        f'one."{name}" is not distinct from keys."{name}"' for name, *_ in names
+    )
+    live.execute(
+        f"delete from {quoted(relation)} as one using {keys} as keys where {same_key}"
+    )
+    live.execute(
+        f"""
+        insert into {quoted(relation)} by name
+        select one.*
+        from {derived}.{quoted(relation)} as one
+        semi join {keys} as keys on {same_key}
+        """
+    )
+    [[count]] = live.execute(f"select count(*) from {keys}").fetchall()
+    return f"{table.table}: {count:,} key{'s' * (count != 1)}"
