@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+LRS := .venv-lrs
 STAMP := $(VENV)/.made-from-the-lock
 
 export LMS_WAREHOUSE ?= $(CURDIR)/data/warehouse.duckdb
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow dev check lock clean
+.PHONY: help demo test test-slow test-lrs dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,10 +47,20 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 	dg dev -w workspace.yaml --port 3000
 
 test: $(STAMP)  ## Pass every test
-	@pytest -n 2 --dist loadgroup -m "not slow" tests
+	@pytest -n 2 --dist loadgroup -m "not slow and not lrs" tests
 
 test-slow: $(STAMP)  ## Kill land and refresh at many random instants (minutes; before a release)
 	@pytest -m slow tests
+
+# A learning record store, in an environment of its own: dbt and it want other versions
+# of click.
+$(LRS)/.made-from-the-lock: tests/requirements-lrs.txt
+	@$(PYTHON) -m venv --clear $(LRS)
+	@$(LRS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning record store
+	@LMS_TEST_LRS=$(CURDIR)/$(LRS)/bin pytest -m lrs tests
 
 check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .
@@ -58,8 +69,9 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@sqlfluff lint dbt_project/models dbt_project/tests
 	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 
-lock: $(STAMP)  ## Resolve the dependencies again into requirements.lock
+lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
 	@uv pip compile --quiet --upgrade --no-strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
+	@uv pip compile --quiet --upgrade --no-strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
 
 clean:  ## Remove the environment and what was built; keeps data/
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
+	@rm -rf $(VENV) $(LRS) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target

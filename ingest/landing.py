@@ -122,6 +122,8 @@ def land(
     with warehouse.open_for_writing(warehouse_path) as connection:
         # Every row carries its file and line: their order in the table says nothing.
         connection.execute("set preserve_insertion_order = false")
+        # Keeps the process under 1 GB; without it 1.2 GB, and hardly faster.
+        connection.execute("set memory_limit = '400MB'")
         loads = tuple(
             _land_file(
                 connection,

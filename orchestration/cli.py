@@ -520,7 +520,7 @@ def show_contracts(
         return
     usage = versions.usage(warehouse.warehouse_path())
     if as_json:
-        _print_json([vars(version) for version in usage])
+        _print_json([version.as_json() for version in usage])
         return
     _print_table(
         "Contracts",

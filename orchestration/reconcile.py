@@ -80,7 +80,7 @@ class Table:
             yield f"other columns: {', '.join(self.difference.other_columns)}"
         for count, what in (
             (self.added, "missing"),
-            (self.gone, "there without a reason"),
+            (self.gone, "extra"),
             (self.changed, "wrong"),
         ):
             if count:
@@ -157,7 +157,7 @@ class Reconciliation:
             add(view, "another definition than the project's")
         for source in self.missing_sources:
             where = ", ".join(
-                f"{name} {value!r}"
+                f"{name} {_spelled(value)}"
                 for name, value in vars(source).items()
                 if name in ("user_id", "class_id", "course_id") and value is not None
             )
@@ -201,14 +201,20 @@ def _rows(count: int) -> str:
 
 
 def _described(change: str, key: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    where = ", ".join(f"{name} {value!r}" for name, value in key.items())
+    where = ", ".join(f"{name} {_spelled(value)}" for name, value in key.items())
     if change != "changed":
-        return f"{'missing' if change == 'added' else 'without a reason'}: {where}"
+        return f"{'missing' if change == 'added' else 'extra'}: {where}"
     what = ", ".join(
-        f"{name} is {live!r} and should be {derived!r}"
+        f"{name} is {_spelled(live)} and should be {_spelled(derived)}"
         for name, (live, derived) in values.items()
     )
     return f"wrong: {where}: {what}"
+
+
+def _spelled(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return repr(value) if isinstance(value, str | list) else str(value)
 
 
 def reconcile(

@@ -65,6 +65,10 @@ class Scope:
         return ", ".join(parts) or "everything"
 
 
+class NothingMatches(WarehouseError):
+    """The scope is of no learner: most likely a wrong id."""
+
+
 @dataclass(frozen=True)
 class Replay:
     """What a replay found, and whether it was swapped in.
@@ -237,7 +241,7 @@ def _choose_learners(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> None
     if set(given) == {"users"}:
         _choose_learners_without_events(connection, plan.scope)
     if not connection.execute(f"from {LEARNERS} limit 1").fetchall():
-        raise WarehouseError(
+        raise NothingMatches(
             f"no event that the live state has taken in matches {plan.scope}; ids must "
             "be exact, and times are those of the events"
         )

@@ -10,10 +10,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from ingest import warehouse
 from ingest.warehouse import WarehouseError
@@ -87,12 +89,30 @@ def derive(
 
     Incrementally, or with `rebuild` from all of raw. `select` are dbt selectors, all
     models if empty; `variables` override those of dbt_project.yml. A model or a test
-    that fails is in the result. Raises `WarehouseError` when dbt cannot run at all.
+    that fails is in the result; where a model failed over a value, its message names
+    the keys. Raises `WarehouseError` when dbt cannot run at all.
     """
     arguments = ["build", "--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
     if rebuild:
         arguments.append("--full-refresh")
-    return _run(warehouse_path, arguments, select, variables)
+    derivation = _run(warehouse_path, arguments, select, variables)
+    return replace(
+        derivation,
+        nodes=tuple(_with_keys(warehouse_path, node) for node in derivation.nodes),
+    )
+
+
+def _with_keys(warehouse_path: Path, node: Node) -> Node:
+    if not node.failed or node.resource_type != "model":
+        return node
+    from orchestration import failing_keys
+
+    try:
+        keys = failing_keys.find(warehouse_path, node.compiled_code, node.message)
+    except (WarehouseError, duckdb.Error, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return replace(node, message=f"{node.message}; its keys are unknown: {reason}")
+    return node if keys is None else replace(node, message=f"{node.message}; {keys}")
 
 
 def check(

@@ -4,15 +4,13 @@ A replay finds nothing in a sound state, whatever it is of and whenever it runs.
 a damaged one right, and what is refreshed afterwards cannot tell.
 """
 
-import json
-import os
+import contextlib
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -37,7 +35,7 @@ from builders import (
 from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
 from orchestration import shadow, transform
 from orchestration.as_of import ANSWERS, as_of
-from orchestration.replay import Replay, Scope, replay
+from orchestration.replay import NothingMatches, Replay, Scope, replay
 from orchestration.shadow import Shadow
 from orchestration.swap import swap, undo
 from test_interruptions import kill_after, seconds_of
@@ -173,21 +171,19 @@ def scopes() -> st.SearchStrategy[Scope]:
     )
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data(), scope=scopes())
 def test_a_replay_of_anything_at_any_moment_changes_nothing(
     refreshed: Warehouse, landed_since: Warehouse, data: st.DataObject, scope: Scope
 ) -> None:
     warehouse = data.draw(st.sampled_from([refreshed, landed_since]))
     before = warehouse.path.read_bytes()
-    try:
+    with contextlib.suppress(NothingMatches):
         found = replayed(warehouse, scope, apply=True)
-    except WarehouseError as error:
-        assert "matches" in str(error)
-    else:
         assert found.differences
         assert changes(found) == {}
-        assert not (found.changed_rules or found.changed_views or found.applied)
+        assert (found.changed_rules, found.changed_views) == ((), ())
+        assert not found.applied
     assert warehouse.path.read_bytes() == before
     assert list(warehouse.folder.glob("*shadow*")) == []
 
@@ -215,7 +211,7 @@ def damage(warehouse: Warehouse, random: Random, users: list[str]) -> None:
 NOBODYS = ("signals.signal_type", "staging.consumed_load", "staging.event_type")
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(random=st.randoms(use_true_random=True))
 def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
     random: Random,
@@ -238,9 +234,9 @@ def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
         assert found.applied == (damaged != sound)
         assert tables_of(warehouse) == sound
         if found.applied:
-            undo(warehouse.path)
-            assert tables_of(warehouse) == damaged
-            assert replayed(warehouse, scope, apply=True).applied
+            undone = copied(warehouse, warehouse.folder / "undone")
+            undo(undone.path)
+            assert tables_of(undone) == damaged
         if not is_behind:
             land(warehouse, log, first=False)
         warehouse.refresh()
@@ -254,10 +250,11 @@ def test_each_difference_is_shown_with_its_key_and_columns(
     refreshed: Warehouse, tmp_path: Path
 ) -> None:
     warehouse = copied(refreshed, tmp_path / "copy")
-    [(user, class_id, position)] = warehouse.rows(
-        """
-        select user_id, class_id, max_position_sec from projections.prj_video_progress
-        where completed_at is not null order by user_id, class_id limit 1
+    user = "u1"
+    [(class_id, position)] = warehouse.rows(
+        f"""
+        select class_id, max_position_sec from projections.prj_video_progress
+        where completed_at is not null and user_id = '{user}' limit 1
         """
     )
     warehouse.execute(
@@ -352,7 +349,7 @@ def test_after_rules_changed_a_replay_of_everything_equals_a_rebuild(
         edited(project, *ONE_MORE_COLUMN),
     ):
         rebuilt.rebuild()
-        with pytest.raises(WarehouseError, match="other columns now .one_more INTEGER"):
+        with pytest.raises(WarehouseError, match="other columns now"):
             replayed(warehouse, Scope(users=("u1",)), apply=True)
         found = replayed(warehouse, apply=True)
 
@@ -535,7 +532,7 @@ def land_by(warehouse: Warehouse, log: Log, random: Random, known_at: datetime) 
             warehouse.land(what, received_at=received_at)
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_as_of_a_moment_is_a_warehouse_that_was_given_what_had_come_by_then(
     seed: int,

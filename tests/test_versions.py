@@ -43,6 +43,29 @@ def test_contracts_are_listed_with_what_was_seen_of_each(warehouse: Warehouse) -
     ]
 
 
+def test_contracts_are_listed_for_machines(
+    warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from orchestration.cli import show_contracts
+
+    warehouse.land([quiz("e1")])
+    monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
+    show_contracts(as_json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == 3
+    assert json.loads(Path(listed[0].pop("schema")).read_text())["title"]
+    assert listed[0] == {
+        "type": "QUIZ_SUBMIT",
+        "version": 1,
+        "status": "current",
+        "rows_seen": 1,
+        "last_seen": "2026-03-20T12:00:00Z",
+        "fields": "quiz_id, score, max_score, passed",
+    }
+
+
 def test_without_a_warehouse_contracts_are_listed_as_never_counted(
     warehouse: Warehouse,
 ) -> None:

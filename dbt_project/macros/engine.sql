@@ -36,7 +36,7 @@
 
 {#- Empty, or Unicode white space only: what the contracts call blank in an id. -#}
 {% macro is_blank(column) -%}
-    not regexp_matches({{ column }}, '[^\s\x0b\x1c-\x1f\x{85}\p{Z}]')
+    regexp_full_match({{ column }}, '[\s\x0b\x1c-\x1f\x{85}\p{Z}]*')
 {%- endmacro %}
 
 {#- Floor as a 32-bit integer. Positions and scores have no upper bound: what does not
