@@ -214,20 +214,20 @@ class SpoolWriter:
             if self._durable < taken:
                 raise SpoolError(self._not_on_disk(taken))
 
-    def close(self) -> None:
+    def close(self, *, timeout_sec: float = 10) -> None:
         """Writes what waits, and hands the last file to the landing zone.
 
-        Raises `SpoolError` when the disk refuses. A file that could not be renamed
-        stays in the spool, for the next writer.
+        Raises `SpoolError` when the disk refuses or hangs. A file that could not be
+        renamed stays in the spool, for the next writer.
         """
         self._check_process()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(timeout_sec)
         if self._durable < self._taken:
             raise SpoolError(self._not_on_disk(self._taken))
-        if self._error:
+        if self._error or self._thread.is_alive():
             raise SpoolError(f"{self._spool}: the last file stays there{self._why()}")
 
     def __enter__(self) -> Self:

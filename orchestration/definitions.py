@@ -13,11 +13,13 @@ from ingest.warehouse import WarehouseLocked
 from orchestration.assets import derived_assets, landing_files, raw_tables
 from orchestration.publish import RECEIVERS_VARIABLE, Settings
 from orchestration.publish_assets import deliveries, integration_events
+from orchestration.reconcile_checks import reconcile_checks
 from orchestration.replay_jobs import as_of_job, replay_job
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
 PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"
 CHECKS_CRON = os.environ.get("LMS_CHECKS_CRON") or "30 3 * * *"
+RECONCILE_CRON = os.environ.get("LMS_RECONCILE_CRON") or "0 4 * * *"
 ALERT_URL_VARIABLE = "LMS_ALERT_URL"
 
 _UNDER_WAY = [
@@ -27,28 +29,37 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
 ]
 
+# They derive everything again, which no other job is to do as well.
+_RECONCILIATION = dg.AssetSelection.checks(reconcile_checks)
+
 refresh_job = dg.define_asset_job(
     "refresh",
     selection=dg.AssetSelection.assets(
         landing_files, raw_tables, derived_assets, integration_events
-    ),
+    )
+    - _RECONCILIATION,
     description="Lands what has arrived, brings everything derived up to date, and "
     "puts new signals into the outbox.",
 )
 
 rebuild_job = dg.define_asset_job(
     "rebuild",
-    selection=dg.AssetSelection.assets(derived_assets),
+    selection=dg.AssetSelection.assets(derived_assets) - _RECONCILIATION,
     config={"ops": {"derive": {"config": {"rebuild": True}}}},
     description="Derives everything again from raw.",
 )
 
 checks_job = dg.define_asset_job(
     "checks",
-    selection=dg.AssetSelection.checks_for_assets(derived_assets),
+    selection=dg.AssetSelection.checks_for_assets(derived_assets) - _RECONCILIATION,
     description="Runs every data test, those over the whole history too.",
 )
 
+reconcile_job = dg.define_asset_job(
+    "reconcile",
+    selection=_RECONCILIATION,
+    description="Proves that all that is derived agrees with raw.",
+)
 
 # Apart from `refresh`: a receiver that is down or slow must hold up nobody else.
 publish_job = dg.define_asset_job(
@@ -97,6 +108,13 @@ def publish_schedule(
 checks_schedule = dg.ScheduleDefinition(
     job=checks_job,
     cron_schedule=CHECKS_CRON,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+reconcile_schedule = dg.ScheduleDefinition(
+    job=reconcile_job,
+    cron_schedule=RECONCILE_CRON,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 
@@ -179,8 +197,15 @@ defs = dg.Definitions(
         integration_events,
         deliveries,
     ],
-    jobs=[refresh_job, rebuild_job, checks_job, publish_job, replay_job, as_of_job],
-    schedules=[refresh_schedule, checks_schedule, publish_schedule],
+    asset_checks=[reconcile_checks],
+    jobs=[
+        *(refresh_job, rebuild_job, checks_job, reconcile_job),
+        *(publish_job, replay_job, as_of_job),
+    ],
+    schedules=[
+        *(refresh_schedule, checks_schedule, reconcile_schedule),
+        publish_schedule,
+    ],
     sensors=[landing_zone_sensor, run_failure_alert],
     # One writer: more processes would only wait for each other, and cost 8 CPU-seconds.
     executor=dg.in_process_executor,

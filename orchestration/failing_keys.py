@@ -72,7 +72,10 @@ def _find(
     connection.execute(
         """
         create table key as
-        select row_number() over (order by user_id, class_id) - 1 as number, user_id, class_id
+        select
+            row_number() over (order by user_id, class_id) - 1 as number,
+            user_id,
+            class_id
         from (select distinct user_id, class_id from new_event)
         """
     )

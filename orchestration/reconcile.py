@@ -84,7 +84,7 @@ class Table:
             (self.changed, "wrong"),
         ):
             if count:
-                yield f"{_rows(count)} {what}"
+                yield f"{_counted(count, 'row')} {what}"
         for example in self.difference.examples:
             yield _described(example.change, example.key, example.columns)
 
@@ -196,8 +196,8 @@ class Reconciliation:
         }
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' * (count != 1)}"
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _described(change: str, key: Mapping[str, Any], values: Mapping[str, Any]) -> str:
@@ -334,8 +334,8 @@ def _behind(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """
     ).fetchall()
     return tuple(
-        f"{model} stands at load {place}, {loads} loads with {events:,} events behind: "
-        "`warehouse refresh` takes them in"
+        f"{model} stands at load {place}: {_counted(loads, 'load')} with "
+        f"{_counted(events, 'event')} behind; `warehouse refresh` takes them in"
         for model, place, loads, events in rows
     )
 
@@ -396,34 +396,55 @@ class _Again:
     def derive_and_compare(self, found: Reconciliation) -> Reconciliation:
         tables: list[Table] = []
         gaps: list[Gap] = []
-        places = sorted({self._live.place(model) for model in self._live.places})
-        # The last shadow has all that was taken in: what has no place stands there.
-        for place in places:
+        failures: list[str] = []
+        for place in self._places:
             path = self._path(place)
             with shadow.opened(path, self._warehouse_path) as connection:
                 shadow.make_raw(connection, _up_to(place))
+            # All at the lowest place; past it what stands there and what that reads,
+            # so that a model which cannot get there holds up no other.
+            models = sorted(
+                m for m in self._live.places if self._live.place(m) == place
+            )
+            is_first = place == self._places[0]
             try:
                 made = shadow.derive(
-                    path, self._warehouse_path, variables=self._variables
+                    path,
+                    self._warehouse_path,
+                    select=[] if is_first else [f"+{model}" for model in models],
+                    variables=self._variables,
                 )
             except WarehouseError as error:
-                return replace(found, failure=f"nothing could be compared: {error}")
+                failures.append(
+                    f"up to load {place} nothing could be compared: {error}"
+                )
+                continue
             with shadow.opened(path, self._warehouse_path) as connection:
                 for relation in made.relations:
-                    if relation.kind == "incremental":
-                        if self._live.place(_model(relation)) == place:
+                    if self._is_compared(relation, place):
+                        if relation.kind == "incremental":
                             gaps += self._gaps(connection, relation, place)
-                            tables.append(self._compare(connection, relation, place))
-                    elif place == places[-1] and relation.kind != "view":
                         tables.append(self._compare(connection, relation, place))
-                if place == places[-1]:
+                if is_first:
                     self._views = changed_views(connection, LIVE, made)
         return replace(
             found,
             tables=tuple(sorted(tables, key=lambda table: table.table)),
             gaps=tuple(gaps),
             changed_views=tuple(view.full_name for view in self._views),
+            failure="; ".join(failures) or None,
         )
+
+    @property
+    def _places(self) -> list[int]:
+        return sorted({self._live.place(model) for model in self._live.places})
+
+    def _is_compared(self, relation: Relation, place: int) -> bool:
+        """Whether it is here: at its place or, without one, in the lowest shadow."""
+        stands_at = self._places[0]
+        if relation.kind == "incremental" and _model(relation) in self._live.places:
+            stands_at = self._live.place(_model(relation))
+        return relation.kind != "view" and place == stands_at
 
     def _path(self, place: int) -> Path:
         path = self._folder / str(place) / self._warehouse_path.name
@@ -488,8 +509,7 @@ class _Again:
 
     def repair(self, live: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """Puts what was derived again in the place of what differs: all or nothing."""
-        places = {self._live.place(model) for model in self._live.places}
-        for place in places:
+        for place in self._places:
             shadow.attach(live, self._path(place), _shadow(place))
         done = []
         live.execute("begin")
@@ -499,7 +519,7 @@ class _Again:
             for relation in self._views:
                 live.execute(f"drop view if exists {quoted(relation)}")
                 live.execute(
-                    definition(live, f"'{_shadow(max(places))}'", relation) or ""
+                    definition(live, f"'{_shadow(self._places[0])}'", relation) or ""
                 )
                 done.append(f"{relation.full_name}: its definition")
             for place, model in self._misplaced:
@@ -602,4 +622,4 @@ def _repair_table(
         """
     )
     [[count]] = live.execute(f"select count(*) from {keys}").fetchall()
-    return f"{table.table}: {count:,} key{'s' * (count != 1)}"
+    return f"{table.table}: {_counted(count, 'key')}"

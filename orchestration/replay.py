@@ -121,35 +121,53 @@ def replay(
     scope = scope or Scope()
     started = time.perf_counter()
     for _ in range(ATTEMPTS):
-        plan = _plan(warehouse_path, scope)
         with shadow.folder(warehouse_path) as folder:
-            path = folder / warehouse_path.name
-            with shadow.opened(path, warehouse_path) as connection:
-                _make_raw(connection, plan)
-            made = shadow.derive(
-                path,
+            found = _attempt(
                 warehouse_path,
-                # A part fails the tests that compare what is derived with the loads.
-                tested=apply and not scope.is_part,
-                variables=variables,
+                folder / warehouse_path.name,
+                scope,
+                apply,
+                examples,
+                variables,
             )
-            with shadow.opened(path, warehouse_path) as connection:
-                found = _compare(connection, plan, made, examples)
-                is_swap = apply and _is_worth_a_swap(connection, plan, made, found)
-            opened = (
-                warehouse.open_for_writing if is_swap else warehouse.open_for_reading
-            )
-            with opened(warehouse_path) as live:
-                if _live_state(live, plan.through_load) != plan.live_state:
-                    continue
-                if is_swap:
-                    swap(live, made, str(scope), is_part=scope.is_part)
-            seconds = time.perf_counter() - started
-            return replace(found, applied=is_swap, seconds=seconds)
+        if found:
+            return replace(found, seconds=time.perf_counter() - started)
     raise WarehouseError(
         f"{warehouse_path}: refreshed, replayed or erased from {ATTEMPTS} times in the "
         "meantime; nothing was changed: run this when it is quiet"
     )
+
+
+def _attempt(
+    warehouse_path: Path,
+    path: Path,
+    scope: Scope,
+    apply: bool,
+    examples: int,
+    variables: Mapping[str, Any] | None,
+) -> Replay | None:
+    """None when the live state is no longer what was derived beside."""
+    plan = _plan(warehouse_path, scope)
+    with shadow.opened(path, warehouse_path) as connection:
+        _make_raw(connection, plan)
+    made = shadow.derive(
+        path,
+        warehouse_path,
+        # A part fails the tests that compare what is derived with the loads.
+        tested=apply and not scope.is_part,
+        variables=variables,
+    )
+    with shadow.opened(path, warehouse_path) as connection:
+        if not _is_as_planned(connection, plan, f"{LIVE}."):
+            return None
+        found = _compare(connection, plan, made, examples)
+        if not apply or not _is_worth_a_swap(connection, plan, made, found):
+            return found
+    with warehouse.open_for_writing(warehouse_path) as live:
+        if not _is_as_planned(live, plan):
+            return None
+        swap(live, made, str(scope), is_part=scope.is_part)
+    return replace(found, applied=True)
 
 
 # --------------------------------------------------------------------------------------
@@ -184,12 +202,23 @@ def _plan(warehouse_path: Path, scope: Scope) -> _Plan:
 _CONSUMED_LOAD = Relation("", "staging", "consumed_load", "table", ())
 
 
-def _live_state(live: duckdb.DuckDBPyConnection, through_load: int) -> tuple[Any, ...]:
+def _live_state(
+    connection: duckdb.DuckDBPyConnection, through_load: int, live: str = ""
+) -> tuple[Any, ...]:
     """Another one after a refresh, a replay or an erasure; not after a load."""
-    [[events]] = live.execute(
-        "select count(*) from raw.lms_event where load_id <= ?", [through_load]
+    [[events]] = connection.execute(
+        f"select count(*) from {live}raw.lms_event where load_id <= ?", [through_load]
     ).fetchall()
-    return events, live.execute("from staging.consumed_load order by all").fetchall()
+    consumed = connection.execute(
+        f"from {live}staging.consumed_load order by all"
+    ).fetchall()
+    return events, consumed
+
+
+def _is_as_planned(
+    connection: duckdb.DuckDBPyConnection, plan: _Plan, live: str = ""
+) -> bool:
+    return _live_state(connection, plan.through_load, live) == plan.live_state
 
 
 def _make_raw(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> None:

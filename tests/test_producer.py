@@ -354,6 +354,18 @@ def test_many_threads_put_without_loss(folders: Folders) -> None:
     )
 
 
+def test_closing_on_a_disk_that_hangs_comes_to_an_end(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = folders.writer()
+    with hanging_disk(monkeypatch):
+        spool.put(make(event_id="e1"))
+        with pytest.raises(SpoolError, match=r"^1 events are not on disk"):
+            spool.close(timeout_sec=0.05)
+    spool.close()
+    assert folders.landed_ids() == ["e1"]
+
+
 @contextmanager
 def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     released = threading.Event()

@@ -10,12 +10,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 import duckdb
@@ -30,15 +34,15 @@ from builders import (
     assert_same_state,
     new_warehouse,
     ping,
-    quiz,
 )
-from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
+from ingest.warehouse import WarehouseError, open_for_writing
 from orchestration import shadow, transform
 from orchestration.as_of import ANSWERS, as_of
+from orchestration.cli import main
 from orchestration.replay import NothingMatches, Replay, Scope, replay
 from orchestration.shadow import Shadow
 from orchestration.swap import swap, undo
-from test_interruptions import kill_after, seconds_of
+from test_interruptions import KILLS, kill_after, seconds_of
 from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 pytestmark = pytest.mark.xdist_group("replay")
@@ -148,6 +152,15 @@ def landed_since(
     return warehouse
 
 
+@pytest.fixture(scope="module")
+def all_taken_in(
+    landed_since: Warehouse, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
+    warehouse = copied(landed_since, tmp_path_factory.mktemp("all") / "taken_in")
+    warehouse.rebuild()
+    return warehouse
+
+
 # --------------------------------------------------------------------------------------
 # No rule changed
 # --------------------------------------------------------------------------------------
@@ -198,32 +211,29 @@ GHOST = "a learner without events"
 
 
 def damage(warehouse: Warehouse, random: Random, users: list[str]) -> None:
-    tables = [name for name in tables_of(warehouse) if name not in NOBODYS]
+    tables = [
+        name
+        for name, rows in tables_of(warehouse).items()
+        if any("u1" in row for row in rows)
+    ]
     with open_for_writing(warehouse.path) as connection:
         for user in users:
             statement = random.choice(DAMAGES).format(table=random.choice(tables))
-            values = {"user": user, "ghost": GHOST}
-            connection.execute(
-                statement, {n: v for n, v in values.items() if f"${n}" in statement}
-            )
+            name, value = ("user", user) if "$user" in statement else ("ghost", GHOST)
+            connection.execute(statement, {name: value})
 
 
-NOBODYS = ("signals.signal_type", "staging.consumed_load", "staging.event_type")
-
-
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(random=st.randoms(use_true_random=True))
 def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
+    refreshed: Warehouse,
+    landed_since: Warehouse,
+    all_taken_in: Warehouse,
     random: Random,
 ) -> None:
-    log = a_log(random, 60)
-    with new_warehouse() as warehouse:
-        land(warehouse, log, first=True)
-        warehouse.refresh()
-        sound = tables_of(warehouse)
-        is_behind = random.choice([True, False])
-        if is_behind:
-            land(warehouse, log, first=False)
+    with TemporaryDirectory() as folder:
+        original = random.choice([refreshed, landed_since])
+        warehouse = copied(original, Path(folder) / "copy")
         users = random.sample(USERS, 2)
         damage(warehouse, random, users)
         damaged = tables_of(warehouse)
@@ -231,66 +241,17 @@ def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
 
         found = replayed(warehouse, scope, apply=True)
 
-        assert found.applied == (damaged != sound)
-        assert tables_of(warehouse) == sound
+        assert found.applied == (damaged != tables_of(refreshed))
+        assert tables_of(warehouse) == tables_of(refreshed)
         if found.applied:
-            undone = copied(warehouse, warehouse.folder / "undone")
+            undone = copied(warehouse, Path(folder) / "undone")
             undo(undone.path)
             assert tables_of(undone) == damaged
-        if not is_behind:
-            land(warehouse, log, first=False)
+        if original is refreshed:
+            land(warehouse, dense_log(), first=False)
         warehouse.refresh()
-        refreshed = warehouse.state(), tables_of(warehouse)
-        warehouse.rebuild()
-        assert_same_state(refreshed[0], warehouse.state())
-        assert refreshed[1] == tables_of(warehouse)
-
-
-def test_each_difference_is_shown_with_its_key_and_columns(
-    refreshed: Warehouse, tmp_path: Path
-) -> None:
-    warehouse = copied(refreshed, tmp_path / "copy")
-    user = "u1"
-    [(class_id, position)] = warehouse.rows(
-        f"""
-        select class_id, max_position_sec from projections.prj_video_progress
-        where completed_at is not null and user_id = '{user}' limit 1
-        """
-    )
-    warehouse.execute(
-        f"""
-        update projections.prj_video_progress set max_position_sec = 7.5
-        where (user_id, class_id) = ('{user}', '{class_id}');
-        delete from signals.class_signal
-        where (user_id, class_id, type) = ('{user}', '{class_id}', 'VIDEO_COMPLETED');
-        insert into signals.course_signal by name
-        select 'COURSE_COMPLETED' as type, '{user}' as user_id, 'k99' as course_id
-        """
-    )
-
-    found = replayed(warehouse, Scope(users=(user,)))
-
-    assert not found.applied
-    assert changes(found) == {
-        "projections.prj_video_progress": (0, 0, 1),
-        "signals.class_signal": (1, 0, 0),
-        "signals.course_signal": (0, 1, 0),
-        "progress.v_user_progress": (0, 0, 1),
-        "signals.lms_signal": (1, 1, 0),
-    }
-    examples = {
-        (each.table, example.change): example
-        for each in found.differences
-        for example in each.examples
-    }
-    changed = examples["projections.prj_video_progress", "changed"]
-    assert changed.key == {"user_id": user, "class_id": class_id}
-    assert changed.columns == {"max_position_sec": [7.5, position]}
-    gone = examples["signals.course_signal", "gone"]
-    assert gone.key == {"user_id": user, "course_id": "k99"}
-    assert gone.columns == {"type": ["COURSE_COMPLETED", None]}
-    added = examples["signals.lms_signal", "added"]
-    assert added.columns["user_id"] == [None, user]
+        assert_same_state(warehouse.state(), all_taken_in.state())
+        assert tables_of(warehouse) == tables_of(all_taken_in)
 
 
 def test_a_part_waits_for_models_that_stand_behind_and_everything_does_not(
@@ -353,18 +314,25 @@ def test_after_rules_changed_a_replay_of_everything_equals_a_rebuild(
             replayed(warehouse, Scope(users=("u1",)), apply=True)
         found = replayed(warehouse, apply=True)
 
-    assert found.applied
-    assert "prj_video_progress" in found.changed_rules
-    assert found.changed_views == ("monitoring.v_leaderboard",)
-    assert "progress.v_user_progress" in changes(found)
-    assert_same_state(warehouse.state(), rebuilt.state())
-    # With the same fingerprints: a refresh by these rules has nothing to do.
-    assert tables_of(warehouse) == tables_of(rebuilt)
+        assert found.applied
+        assert "prj_video_progress" in found.changed_rules
+        assert found.changed_views == ("monitoring.v_leaderboard",)
+        assert "progress.v_user_progress" in changes(found)
+        assert_same_state(warehouse.state(), rebuilt.state())
+        # With the same fingerprints: a refresh by these rules does not start over.
+        assert tables_of(warehouse) == tables_of(rebuilt)
 
-    undo(warehouse.path)
+        later = copied(warehouse, tmp_path / "later")
+        land(later, dense_log(), first=False)
+        later.refresh()
 
+    # All of it can be put back, also after a refresh, which then catches up again.
+    for undone in (warehouse, later):
+        undo(undone.path)
+        assert tables_of(undone) == tables_of(refreshed)
     assert_same_state(warehouse.state(), refreshed.state())
-    assert tables_of(warehouse) == tables_of(refreshed)
+    with pytest.raises(WarehouseError, match="nothing to undo"):
+        undo(warehouse.path)
 
 
 def test_a_part_under_another_rule_is_that_of_a_rebuild_and_the_next_refresh_is_one(
@@ -374,22 +342,18 @@ def test_a_part_under_another_rule_is_that_of_a_rebuild_and_the_next_refresh_is_
     rebuilt = copied(refreshed, tmp_path / "rebuilt")
     with edited(project, *STRICTER):
         rebuilt.rebuild()
-        found = replayed(warehouse, apply=False)
-        [example, *_] = next(
-            each.examples
-            for each in found.differences
-            if each.table == "signals.class_signal"
-        )
-        user = example.key["user_id"]
-        others = [other for other in USERS if other != user]
+        [user, *_] = [
+            user for user in USERS if rows_of(rebuilt, user) != rows_of(refreshed, user)
+        ]
+
         found = replayed(warehouse, Scope(users=(user,)), apply=True)
+
         assert found.applied
         assert found.learners == 1
         assert "the next refresh" in found.notes[0]
-        assert rows_of(warehouse, user) == rows_of(rebuilt, user)
-        for other in others:
-            assert rows_of(warehouse, other) == rows_of(refreshed, other)
-
+        for other in USERS:
+            source = rebuilt if other == user else refreshed
+            assert rows_of(warehouse, other) == rows_of(source, other)
         followed = copied(warehouse, tmp_path / "followed")
         followed.refresh()
         assert_same_state(followed.state(), rebuilt.state())
@@ -400,11 +364,8 @@ def test_a_part_under_another_rule_is_that_of_a_rebuild_and_the_next_refresh_is_
     taken_back = copied(warehouse, tmp_path / "taken_back")
     taken_back.refresh()
     assert tables_of(taken_back) == tables_of(refreshed)
-
     undo(warehouse.path)
     assert tables_of(warehouse) == tables_of(refreshed)
-    with pytest.raises(WarehouseError, match="nothing to undo"):
-        undo(warehouse.path)
 
 
 def test_what_fails_its_tests_is_not_swapped_in(
@@ -419,85 +380,57 @@ def test_what_fails_its_tests_is_not_swapped_in(
     assert refreshed.path.read_bytes() == before
 
 
-def test_everything_is_put_back_whatever_was_refreshed_since(
-    refreshed: Warehouse, project: Path, tmp_path: Path
-) -> None:
-    warehouse = copied(refreshed, tmp_path / "copy")
-    with edited(project, *STRICTER):
-        assert replayed(warehouse, apply=True).applied
-        land(warehouse, dense_log(), first=False)
-        warehouse.refresh()
-    undo(warehouse.path)
-    assert tables_of(warehouse) == tables_of(refreshed)
-
-    warehouse.refresh()
-
-    refreshed_since = tables_of(warehouse)
-    warehouse.rebuild()
-    assert refreshed_since == tables_of(warehouse)
-
-
 # --------------------------------------------------------------------------------------
 # Others in the meantime
 # --------------------------------------------------------------------------------------
 
 
-def after_deriving(
-    monkeypatch: pytest.MonkeyPatch, does: Callable[[int], None]
-) -> None:
-    """Calls it with 1, 2, ... each time that a shadow was derived."""
+@contextmanager
+def after_deriving(does: Callable[[], None]) -> Iterator[None]:
+    """Does it each time that a shadow was derived, before it is compared."""
     derive = shadow.derive
-    calls = []
 
     def derive_and_more(*arguments: Any, **options: Any) -> Shadow:
         made = derive(*arguments, **options)
-        calls.append(None)
-        does(len(calls))
+        does()
         return made
 
-    monkeypatch.setattr(shadow, "derive", derive_and_more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shadow, "derive", derive_and_more)
+        yield
 
 
-def test_a_refresh_in_the_meantime_is_derived_from_too(
-    refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_refresh_in_the_meantime_is_not_lost(
+    refreshed: Warehouse, all_taken_in: Warehouse, tmp_path: Path
 ) -> None:
+    broken = "delete from signals.class_signal where user_id = 'u1'"
     warehouse = copied(refreshed, tmp_path / "copy")
-    warehouse.execute("delete from signals.class_signal where user_id = 'u1'")
+    warehouse.execute(broken)
+    later = copied(all_taken_in, tmp_path / "later")
+    later.execute(broken)
 
-    def land_and_refresh(time: int) -> None:
-        if time == 1:
-            warehouse.land([ping("late", user="u1", in_class="c1", position=99)])
-            warehouse.refresh()
-
-    after_deriving(monkeypatch, land_and_refresh)
-    found = replayed(warehouse, Scope(users=("u1",)), apply=True)
+    with after_deriving(lambda: shutil.copy(later.path, warehouse.path)):
+        found = replayed(warehouse, Scope(users=("u1",)), apply=True)
 
     assert found.applied
-    assert found.through_load == warehouse.value("select max(load_id) from raw.load")
-    replayed_to = tables_of(warehouse)
-    warehouse.rebuild()
-    assert replayed_to == tables_of(warehouse)
+    assert found.through_load == later.value("select max(load_id) from raw.load")
+    assert tables_of(warehouse) == tables_of(all_taken_in)
 
 
 def test_an_erasure_in_the_meantime_is_not_undone_by_the_swap(
     refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestration.replay.ATTEMPTS", 1)
     warehouse = copied(refreshed, tmp_path / "copy")
-    warehouse.execute("delete from signals.class_signal where user_id = 'u2'")
-
-    def erase_one_more(time: int) -> None:
-        warehouse.execute(
-            """
-            delete from raw.lms_event where event_id = (
-                select min(event_id) from raw.lms_event where user_id = 'u2'
-            )
-            """
-        )
-
-    after_deriving(monkeypatch, erase_one_more)
+    warehouse.execute("delete from signals.class_signal where user_id = 'u1'")
     before = tables_of(warehouse)
 
-    with pytest.raises(WarehouseError, match="3 times in the meantime"):
+    with (
+        after_deriving(
+            lambda: warehouse.execute("delete from raw.lms_event where user_id = 'u2'")
+        ),
+        pytest.raises(WarehouseError, match="1 times in the meantime"),
+    ):
         replayed(warehouse, apply=True)
     assert tables_of(warehouse) == before
 
@@ -608,3 +541,270 @@ def processes(project: Path) -> ForkServerContext:
     )
     seconds_of(context.Process(target=time.time))  # The server has started.
     return context
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A warehouse with damage, a shadow to swap in, and what that makes of it."""
+
+    warehouse: Warehouse
+    made: Shadow
+    old: dict[str, list[Any]]
+    new: dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def damaged(refreshed: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """The swap alone is killed: it is a small part of a replay, and all that writes."""
+    warehouse = copied(refreshed, tmp_path_factory.mktemp("damaged") / "warehouse")
+    warehouse.execute(
+        """
+        delete from signals.class_signal where user_id = 'u1';
+        update projections.prj_video_progress set max_position_sec = 7
+        """
+    )
+    kept = tmp_path_factory.mktemp("shadow") / "warehouse.duckdb"
+    made: list[Shadow] = []
+    derive = shadow.derive
+
+    def derive_and_keep(*arguments: Any, **options: Any) -> Shadow:
+        derived = derive(*arguments, **options)
+        shutil.copy(derived.path, kept)
+        made.append(replace(derived, path=kept))
+        return derived
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shadow, "derive", derive_and_keep)
+        replayed(warehouse)
+    return Damaged(warehouse, made[0], tables_of(warehouse), tables_of(refreshed))
+
+
+def swap_in(warehouse_path: Path, made: Shadow) -> None:
+    with open_for_writing(warehouse_path) as live:
+        swap(live, made, "everything", is_part=False)
+
+
+def swap_until_killed(warehouse_path: Path, made: Shadow) -> None:
+    with open_for_writing(warehouse_path) as live:
+        real = live.execute
+
+        class Killed:
+            """Stands for the connection, up to the commit."""
+
+            def execute(self, statement: str, *arguments: Any) -> Any:
+                if statement == "commit":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(statement, *arguments)
+
+        swap(Killed(), made, "everything", is_part=False)  # type: ignore[arg-type]
+
+
+def test_a_swap_killed_before_its_commit_leaves_the_old_state(
+    damaged: Damaged, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    warehouse = copied(damaged.warehouse, tmp_path / "copy")
+    process = processes.Process(
+        target=swap_until_killed, args=(warehouse.path, damaged.made)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert tables_of(warehouse) == damaged.old
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_killed_swap_leaves_the_old_state_or_the_new_one(
+    damaged: Damaged, tmp_path: Path, processes: ForkServerContext, kills: int
+) -> None:
+    complete = copied(damaged.warehouse, tmp_path / "complete")
+    seconds = seconds_of(
+        processes.Process(target=swap_in, args=(complete.path, damaged.made))
+    )
+    assert tables_of(complete) == damaged.new
+    was_at_work = []
+    for kill in range(kills):
+        warehouse = copied(damaged.warehouse, tmp_path / str(kill))
+        process = processes.Process(target=swap_in, args=(warehouse.path, damaged.made))
+        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        assert tables_of(warehouse) in (damaged.old, damaged.new)
+        swap_in(warehouse.path, damaged.made)
+        assert tables_of(warehouse) == damaged.new
+    assert any(was_at_work)
+
+
+def replay_apply(warehouse_path: Path) -> None:
+    replay(warehouse_path, apply=True, variables=VARIABLES)
+
+
+@pytest.mark.slow
+def test_a_killed_replay_is_finished_by_the_next(
+    damaged: Damaged, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    complete = copied(damaged.warehouse, tmp_path / "complete")
+    seconds = seconds_of(processes.Process(target=replay_apply, args=(complete.path,)))
+    was_at_work = []
+    for kill in range(int(os.environ.get("KILLS", "50"))):
+        warehouse = copied(damaged.warehouse, tmp_path / str(kill))
+        process = processes.Process(target=replay_apply, args=(warehouse.path,))
+        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        assert tables_of(warehouse) in (damaged.old, damaged.new)
+        replay_apply(warehouse.path)
+        assert tables_of(warehouse) == damaged.new
+        # What the killed one left behind is gone.
+        assert list(warehouse.folder.glob("*.shadow-*")) == []
+    assert any(was_at_work)
+
+
+# --------------------------------------------------------------------------------------
+# The command and the jobs
+# --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_hand(
+    refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Warehouse:
+    """A warehouse with some damage, where command and jobs look for it."""
+    warehouse = copied(refreshed, tmp_path / "copy")
+    warehouse.execute(
+        """
+        update projections.prj_video_progress set max_position_sec = 7.5
+        where user_id = 'u1' and class_id = 'c1';
+        delete from signals.class_signal
+        where user_id = 'u1' and class_id = 'c1' and type = 'VIDEO_COMPLETED';
+        insert into signals.course_signal by name
+        select 'COURSE_COMPLETED' as type, 'u1' as user_id, 'k99' as course_id
+        """
+    )
+    monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
+    for module in ("replay", "replay_jobs"):
+        monkeypatch.setattr(
+            f"orchestration.{module}.replay", partial(replay, variables=VARIABLES)
+        )
+    for module in ("as_of", "replay_jobs"):
+        monkeypatch.setattr(
+            f"orchestration.{module}.as_of", partial(as_of, variables=VARIABLES)
+        )
+    return warehouse
+
+
+def command(
+    capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0
+) -> tuple[Any, str]:
+    """What it prints as JSON, and on standard error."""
+    with (
+        mock.patch.object(sys, "argv", ["warehouse", "replay", *arguments, "--json"]),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    printed = capsys.readouterr()
+    assert (end.value.code or 0) == code, printed.err
+    return json.loads(printed.out or "null"), printed.err
+
+
+def test_the_command_shows_each_difference_and_swaps_only_on_demand(
+    at_hand: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tables_of(at_hand)
+    position = at_hand.value(
+        """
+        select max(coalesce(payload ->> 'position_sec', payload ->> 'position')::double)
+        from raw.lms_event
+        where user_id = 'u1' and class_id = 'c1' and load_id <= 4
+        """
+    )
+
+    found, _ = command(capsys, "--user", "u1", "--class", "c1")
+
+    assert not found["applied"]
+    assert tables_of(at_hand) == before
+    assert {
+        each["table"]: (each["added"], each["gone"], each["changed"])
+        for each in found["differences"]
+        if each["examples"]
+    } == {
+        "projections.prj_video_progress": (0, 0, 1),
+        "signals.class_signal": (1, 0, 0),
+        "signals.course_signal": (0, 1, 0),
+        "progress.v_user_progress": (0, 0, 1),
+        "signals.lms_signal": (1, 1, 0),
+    }
+    examples = {
+        (each["table"].split(".")[1], example["change"]): example
+        for each in found["differences"]
+        for example in each["examples"]
+    }
+    changed = examples["prj_video_progress", "changed"]
+    assert changed["key"] == {"user_id": "u1", "class_id": "c1"}
+    assert changed["columns"] == {"max_position_sec": [7.5, position]}
+    gone = examples["course_signal", "gone"]
+    assert gone["key"] == {"user_id": "u1", "course_id": "k99"}
+    assert gone["columns"] == {"type": ["COURSE_COMPLETED", None]}
+    added = examples["lms_signal", "added"]
+    assert added["columns"]["user_id"] == [None, "u1"]
+
+
+def test_what_cannot_be_replayed_is_said_in_one_line(
+    at_hand: Warehouse,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def error_of(*arguments: str) -> str:
+        printed, error = command(capsys, *arguments, code=1)
+        assert printed is None
+        [line] = error.strip().splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    assert "matches user nobody, class c1" in error_of(
+        "--user", "nobody", "--class", "c1"
+    )
+    assert "--from: 'monday'" in error_of("--from", "monday")
+    assert "--as-of: '2026-03-10T10:00:00'" in error_of(
+        "--as-of", "2026-03-10T10:00:00"
+    )
+    assert "nothing to undo" in error_of("--undo")
+    at_hand.execute("drop table staging.consumed_load")
+    assert "nothing is derived yet" in error_of()
+    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "nowhere.duckdb"))
+    assert "no warehouse there" in error_of()
+    assert "no warehouse there" in error_of("--as-of", "2026-03-10")
+    for bad_usage in (
+        ("--undo", "--apply"),
+        ("--as-of", "2026-03-10", "--apply"),
+        ("--from", "2026-03-10", "--to", "2026-03-10"),
+        ("--out", "folder"),
+    ):
+        command(capsys, *bad_usage, code=2)
+
+
+def test_the_jobs_answer_in_their_metadata(at_hand: Warehouse) -> None:
+    from orchestration.definitions import defs
+
+    def run(job: str, op: str, **config: Any) -> dict[str, Any]:
+        result = defs.resolve_job_def(job).execute_in_process(
+            instance=instance, run_config={"ops": {op: {"config": config}}}
+        )
+        [output] = [event for event in result.all_events if event.is_successful_output]
+        return {
+            name: value.value
+            for name, value in output.step_output_data.metadata.items()
+        }
+
+    with dg.instance_for_test() as instance:
+        found = run("replay", "replay_scope", user=["u1"], apply=True)
+        assert found["applied"]
+        assert "| signals.course_signal | 0 | 0 | 1 | 0 |" in found["difference"]
+        assert "max_position_sec: 7.5 -> " in found["examples"]
+        undone = run("replay", "replay_scope", undo=True)
+        assert undone["undone"] == "user u1"
+        known = run("as_of", "as_of_moment", moment="2026-03-20", user=["u1"], rows=1)
+        assert known["events"] == 0
+        assert "| user_id | class_id |" in known["v_user_progress"]
+    jobs = {
+        job.name: job for job in defs.jobs or () if isinstance(job, dg.JobDefinition)
+    }
+    for name in ("replay", "as_of"):
+        for node in jobs[name].graph.node_defs:
+            assert node.pool == "duckdb"  # type: ignore[attr-defined]

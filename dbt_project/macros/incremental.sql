@@ -7,9 +7,10 @@ into its state and moves its place, all in one transaction: one that failed catc
 in the next run by itself, and each event is counted once.
 
 The fingerprint covers the model's SQL, that of the views between it and its upstream
-models, the variables, the contracts, its upstream models' fingerprints and, for a model
-that reads the catalogue, the newest catalogue load. When it changes, the model starts
-over from all there is: an edited rule is never mixed with the old one.
+models, the shared macros, the variables, the contracts, its upstream models'
+fingerprints and, for a model that reads the catalogue, the newest catalogue load. When
+it changes, the model starts over from all there is: an edited rule is never mixed with
+the old one.
 -#}
 
 {% macro consumed_load() -%}
@@ -54,6 +55,23 @@ over from all there is: an edited rule is never mixed with the old one.
     {{ return(found) }}
 {% endmacro %}
 
+{#- What the macros that state is made with become: dbt shows a model's own code only. A
+    new macro in macros/engine.sql or macros/upcast.sql that a projection or a signal
+    uses belongs here. -#}
+{% macro shared_sql() %}
+    {% set rendered = [
+        moment('a', 'b'),
+        sorted_array(['a', 'b']),
+        union_of_arrays('a'),
+        is_blank('a'),
+    ] %}
+    {% for event_type in event_contracts() %}
+        {% do rendered.append(payload_struct(event_type)) %}
+        {% do rendered.append(payload_columns(event_type)) %}
+    {% endfor %}
+    {{ return(rendered | join('\n')) }}
+{% endmacro %}
+
 {#- What the running model has consumed and what it could: a dict of `place`, `through`
     (where its place will be), `fingerprint` and `known_fingerprint`. -#}
 {% macro consumption() %}
@@ -76,6 +94,7 @@ over from all there is: an edited rule is never mixed with the old one.
         above.code | join('\n'),
         var('completion_threshold'),
         event_contracts() | tojson,
+        shared_sql(),
     ] %}
     {% set ns = namespace(through=newest[0] | int) %}
     {% for name in above.models %}

@@ -1,0 +1,75 @@
+"""An analyst edits a rule: state of the old rule is never mixed with the new one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builders import Warehouse, ping
+from orchestration import transform
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the dbt project, to be edited."""
+    project = tmp_path / "dbt_project"
+    shutil.copytree(
+        transform.DBT_PROJECT, project, ignore=shutil.ignore_patterns("target", "logs")
+    )
+    monkeypatch.setattr(transform, "DBT_PROJECT", project)
+    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
+    return project
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("macros/engine.sql", "regexp_full_match({{ column }}", "({{ column }} = 'k9') or regexp_full_match({{ column }}"),
+        ("models/staging/stg_event.sql", "is_blank('course_id')", "is_blank(\"replace(course_id, 'k9', '')\")"),
+    ],
+    ids=["a shared macro", "a view between"],
+)  # fmt: skip
+def test_an_edit_above_a_model_starts_it_over(
+    project: Path, warehouse: Warehouse, file: str, old: str, new: str
+) -> None:
+    warehouse.land([ping("e1", course="k9")])
+    warehouse.refresh()
+    assert warehouse.value("select course_id from progress.v_user_progress") == "k9"
+
+    edit(project / file, old, new)
+    warehouse.refresh()
+
+    assert warehouse.value("select course_id from progress.v_user_progress") is None
+
+
+def test_a_comment_in_one_model_leaves_the_others_as_they_are(
+    project: Path, warehouse: Warehouse
+) -> None:
+    fingerprints = "select model, rule_fingerprint from staging.consumed_load"
+    warehouse.land([ping("e1")])
+    warehouse.refresh()
+    before = dict(warehouse.rows(fingerprints))
+
+    edit(project / "models/signals/course_signal.sql", "with\n", "-- Edited.\nwith\n")
+    warehouse.refresh()
+
+    after = dict(warehouse.rows(fingerprints))
+    assert {model for model in after if after[model] != before[model]} == {
+        *("course_signal", "user_signal_total")
+    }
+
+
+def test_a_run_without_rows_makes_nothing_count_twice(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1"), ping("e2")])
+    warehouse.refresh()
+
+    transform._invoke(["run", "--empty"], warehouse.path)
+    warehouse.refresh()
+
+    assert warehouse.value("select sum(event_count) from projections.prj_class_activity") == 2  # fmt: skip
