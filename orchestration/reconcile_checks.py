@@ -20,7 +20,7 @@ class ReconcileConfig(dg.Config):
 
 
 @dg.multi_asset_check(
-    name="reconcile",
+    name="compare_with_raw",
     pool=POOL,
     specs=[
         dg.AssetCheckSpec(

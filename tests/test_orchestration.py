@@ -1,4 +1,4 @@
-"""Dagster: the lineage, the jobs, the schedule, the sensors, and one writer at a time."""
+"""Dagster: the lineage, jobs, schedule and sensors, and one writer at a time."""
 
 import gzip
 import json
@@ -138,7 +138,8 @@ def test_the_checks_run_looks_at_the_whole_history(
     result = run(defs, instance, "checks")
 
     assert not result.success
-    failed = {c.check_name for c in result.get_asset_check_evaluations() if not c.passed}
+    checks = result.get_asset_check_evaluations()
+    failed = {check.check_name for check in checks if not check.passed}
     assert failed
 
 
@@ -370,9 +371,11 @@ def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
     process = None
     for record in instance.all_logs(run_id):
         event = record.dagster_event
-        if event and event.is_engine_event and "pid" in event.engine_event_data.metadata:
+        if not event:
+            continue
+        if event.is_engine_event and "pid" in event.engine_event_data.metadata:
             process = int(str(event.engine_event_data.metadata["pid"].value))
-        if event and event.is_step_start and event.step_key == "derive":
+        if event.is_step_start and event.step_key == "derive":
             return process
     return None
 
