@@ -148,7 +148,7 @@ def parse_effective_from(text: str, place: str = "--effective-from") -> datetime
     try:
         is_date = re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII)
         return validation.parse_occurred_at(f"{text}T00:00:00Z" if is_date else text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise WarehouseError(
             f"{place}: {text!r}: {error}; expected 2026-10-01 or 2026-10-01T08:00:00Z"
         ) from None

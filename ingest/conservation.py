@@ -1,9 +1,10 @@
 """The law of conservation: no line is lost and none is invented.
 
-What a load says it read, it accepted, knew already, or left as a dead letter. An
-accepted line is an event. A dead letter is there until it is retried away or discarded,
-and each of those is on record. So what is there can be counted against what was said,
-exactly.
+What a load says it read, it accepted, knew already, left as a dead letter, or counts
+as of an erased learner. An accepted line is an event. A dead letter is there until it
+is retried away or discarded, and each of those is on record. An erasure moves what it
+deletes from the other counts to `erased`. So what is there can be counted against what
+was said, exactly.
 """
 
 from collections.abc import Collection
@@ -29,12 +30,17 @@ class Totals:
     duplicates: int
     dead_letters: int
     discarded: int
+    erased: int
 
     @property
     def unaccounted(self) -> int:
         """Lines that are nowhere; below 0, what is there and was never read."""
         return self.lines_read - (
-            self.events + self.duplicates + self.dead_letters + self.discarded
+            self.events
+            + self.duplicates
+            + self.dead_letters
+            + self.discarded
+            + self.erased
         )
 
 
@@ -70,7 +76,7 @@ def broken_loads(
                 select load_id, 'discarded' from raw.discarded_letter
                 union all
                 select load_id, 'retried away' from raw.retried_letter
-                where outcome in ('accepted', 'duplicate')
+                where outcome in ('accepted', 'duplicate', 'erased')
             )
             where load_id >= $oldest
             group by load_id
@@ -84,7 +90,8 @@ def broken_loads(
                 count(*) filter (outcome = 'accepted') as accepted,
                 count(*) filter (outcome = 'duplicate') as duplicate,
                 count(*) filter (outcome = 'conflict') as conflict,
-                count(*) filter (outcome = 'rejected') as rejected
+                count(*) filter (outcome = 'rejected') as rejected,
+                count(*) filter (outcome = 'erased') as erased
             from raw.retried_letter
             where retry_load_id >= $oldest
             group by retry_load_id
@@ -108,6 +115,11 @@ def broken_loads(
             select
                 load_ids.load_id,
                 load.* exclude (load_id),
+                load.accepted
+                + load.duplicate
+                + load.conflict
+                + load.rejected
+                + load.erased as accounted_for,
                 coalesce(event_count, 0) as event_count,
                 coalesce(dead, 0) as dead,
                 coalesce(discarded, 0) as discarded,
@@ -115,7 +127,8 @@ def broken_loads(
                 coalesce(retried.accepted, 0) as retried_accepted,
                 coalesce(retried.duplicate, 0) as retried_duplicate,
                 coalesce(retried.conflict, 0) as retried_conflict,
-                coalesce(retried.rejected, 0) as retried_rejected
+                coalesce(retried.rejected, 0) as retried_rejected,
+                coalesce(retried.erased, 0) as retried_erased
             from load_ids
             left join raw.load as load on load_ids.load_id = load.load_id
             left join events on load_ids.load_id = events.load_id
@@ -136,11 +149,11 @@ def broken_loads(
                         event_count,
                         dead + discarded + retried_away
                     )
-                when lines_read != accepted + duplicate + conflict + rejected
+                when lines_read != accounted_for
                     then format(
                         '{} lines read, {} of them accounted for',
                         lines_read,
-                        accepted + duplicate + conflict + rejected
+                        accounted_for
                     )
                 when accepted != event_count
                     then format(
@@ -151,11 +164,12 @@ def broken_loads(
                 when kind = 'retry'
                     then case
                         when
-                            row(accepted, duplicate, conflict, rejected) != row(
+                            row(accepted, duplicate, conflict, rejected, erased) != row(
                                 retried_accepted,
                                 retried_duplicate,
                                 retried_conflict,
-                                retried_rejected
+                                retried_rejected,
+                                retried_erased
                             )
                             then format(
                                 '{} lines retried, raw.retried_letter has other counts',
@@ -193,7 +207,8 @@ def totals(connection: duckdb.DuckDBPyConnection) -> Totals:
             (select count(*) from raw.lms_event),
             coalesce(sum(duplicate), 0)::bigint,
             (select count(*) from raw.dead_letter),
-            (select count(*) from raw.discarded_letter)
+            (select count(*) from raw.discarded_letter),
+            coalesce(sum(erased), 0)::bigint
         from raw.load
         """
     ).fetchall()

@@ -192,10 +192,14 @@ class History:
 
     @property
     def state(self) -> str:
-        """`dead`, `discarded`, `accepted` or `duplicate`."""
+        """`dead`, `discarded`, `accepted`, `duplicate` or `erased`."""
         if self.discarded:
             return "discarded"
-        return "dead" if self.letter else self.attempts[-1].outcome
+        if self.letter:
+            return "dead"
+        last = self.attempts[-1].outcome
+        # After any other outcome it was a dead letter still, until it was erased.
+        return last if last in ("accepted", "duplicate") else "erased"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -239,6 +243,7 @@ class Retry:
     duplicate: int
     conflict: int
     rejected: int
+    erased: int
     rejected_by_reason: dict[str, int]
     truncated: int
     seconds: float
@@ -396,8 +401,9 @@ def retry(
     Accepted: the line is an event of the new load, from its own file and line. Known by
     now with the same content: it is a duplicate. Both are dead letters no more. Else it
     stays one, with one attempt more and today's reason. A line is judged by when it was
-    first received: waiting does not make the time of a wrong clock right. Raises
-    `WarehouseError`, and has then changed nothing.
+    first received: waiting does not make the time of a wrong clock right. One of an
+    erased learner is gone, and counted. Raises `WarehouseError`, and has then changed
+    nothing.
     """
     started = time.perf_counter()
     now = now or warehouse.utc_now()
@@ -467,7 +473,8 @@ def _choose(
         create or replace temp table still_dead (
             ordinal bigint, reason varchar, field varchar, detail varchar,
             event_id varchar
-        )
+        );
+        create or replace temp table of_the_erased (ordinal bigint)
         """
     )
     [[truncated]] = connection.execute(
@@ -521,6 +528,10 @@ def _retry_batch(
         dead["ordinal"] = dead.pop("line_number")
         values = ", ".join(f"unnest(${name}) as {name}" for name in dead)
         connection.execute(f"insert into still_dead by name select {values}", dead)
+    if judgement.erased:
+        connection.execute(
+            "insert into of_the_erased select unnest($1)", [list(judgement.erased)]
+        )
     connection.execute(
         """
         insert into raw.lms_event by name
@@ -544,6 +555,7 @@ def _retry_batch(
             chosen.line_number,
             case
                 when accepted.line_number is not null then 'accepted'
+                when chosen.ordinal in (from of_the_erased) then 'erased'
                 when still_dead.ordinal is null then 'duplicate'
                 when still_dead.reason = $conflict then 'conflict'
                 else 'rejected'
@@ -584,7 +596,7 @@ def _retry_batch(
             from raw.retried_letter as retried
             where
                 retried.retry_load_id = $1
-                and retried.outcome in ('accepted', 'duplicate')
+                and retried.outcome in ('accepted', 'duplicate', 'erased')
         )
         """,
         [load_id],
@@ -601,7 +613,8 @@ def _outcomes(connection: duckdb.DuckDBPyConnection, load_id: int) -> dict[str, 
         """,
         [load_id],
     ).fetchall()
-    none = dict.fromkeys(("accepted", "duplicate", "conflict", "rejected"), 0)
+    kinds = ("accepted", "duplicate", "conflict", "rejected", "erased")
+    none = dict.fromkeys(kinds, 0)
     return {**none, **dict(found)}
 
 

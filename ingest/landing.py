@@ -33,6 +33,7 @@ class Load:
     duplicate: int = 0
     conflict: int = 0
     rejected: int = 0
+    erased: int = 0
     rejected_by_reason: dict[str, int] | None = None
     seconds: float = 0.0
 
@@ -64,6 +65,7 @@ class Landing:
             "duplicate": sum(load.duplicate for load in self.loads),
             "conflict": sum(load.conflict for load in self.loads),
             "rejected": sum(load.rejected for load in self.loads),
+            "erased": sum(load.erased for load in self.loads),
             "rejected_by_reason": dict(sorted(reasons.items())),
             "seconds": round(seconds, 3),
             "lines_per_second": round(lines_read / seconds) if seconds else 0,
@@ -197,6 +199,7 @@ class _Landing:
         self._load_id = warehouse.next_load_id(connection)
         self._lines_read = 0
         self._duplicates = 0
+        self._erased = 0
         self._reasons: Counter[str] = Counter()
 
     def take(self, chunk_bytes: int, on_lines: Callable[[int], None]) -> None:
@@ -208,7 +211,8 @@ class _Landing:
     def finish(self, file_sha256: str) -> Load:
         conflicts = self._reasons.pop(CONFLICT, 0)
         rejected = sum(self._reasons.values())
-        accepted = self._lines_read - self._duplicates - conflicts - rejected
+        refused = conflicts + rejected + self._erased
+        accepted = self._lines_read - self._duplicates - refused
         seconds = time.perf_counter() - self._started
         warehouse.record_load(
             self._connection,
@@ -223,6 +227,7 @@ class _Landing:
             duplicate=self._duplicates,
             conflict=conflicts,
             rejected=rejected,
+            erased=self._erased,
         )
         return Load(
             str(self._file),
@@ -232,6 +237,7 @@ class _Landing:
             duplicate=self._duplicates,
             conflict=conflicts,
             rejected=rejected,
+            erased=self._erased,
             rejected_by_reason=dict(sorted(self._reasons.items())),
             seconds=seconds,
         )
@@ -240,6 +246,7 @@ class _Landing:
         judgement = judge(self._connection, chunk, self._received_at)
         self._lines_read += len(chunk.lines) - judgement.blank
         self._duplicates += judgement.duplicate
+        self._erased += len(judgement.erased)
         self._bury(judgement.dead)
         self._connection.execute(
             """

@@ -91,28 +91,25 @@ def read_chunks(source: Source, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chun
     buffer = bytearray(chunk_bytes)
     view = memoryview(buffer)
     line_number = 1
-    kept = 0
-    at_start = True
+    kept = _fill(source, view[:3])
+    if buffer[:kept] == b"\xef\xbb\xbf":
+        kept = 0  # a byte order mark is no part of the first line
     while True:
         count = _fill(source, view[kept:])
         end = kept + count
-        start = 0
-        if at_start and buffer[:3] == b"\xef\xbb\xbf":
-            start = 3
-        at_start = False
         if count == 0:
-            if end > start:
-                yield _chunk(view[start:end], line_number)
+            if end:
+                yield _chunk(view[:end], line_number)
             return
-        complete = buffer.rfind(b"\n", start, end)
+        complete = buffer.rfind(b"\n", 0, end)
         if complete >= 0:
-            chunk = _chunk(view[start:complete], line_number)
+            chunk = _chunk(view[:complete], line_number)
             yield chunk
             line_number += len(chunk.lines)
             kept = end - complete - 1
             buffer[:kept] = buffer[complete + 1 : end]
         elif end == chunk_bytes:
-            bad, rest = _skip_line(source, view[start:end])
+            bad, rest = _skip_line(source, view[:end])
             yield Chunk(line_number, _split(memoryview(b"")), {line_number: bad})
             line_number += 1
             kept = len(rest)

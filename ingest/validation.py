@@ -104,7 +104,8 @@ def parse_occurred_at(text: str) -> datetime:
     """The instant that an RFC 3339 text names, naive and in UTC.
 
     Digits past the microsecond are cut off; a leap second counts as the first instant
-    of the next minute. Raises `ValueError` when the text has no offset or is no time.
+    of the next minute. Raises `ValueError` when the text has no offset or is no time,
+    and `OverflowError` for an instant that is outside of the years 1 to 9999 in UTC.
     """
     match = _RFC_3339.fullmatch(text)
     if not match:
@@ -127,11 +128,14 @@ def parse_occurred_at(text: str) -> datetime:
             raise ValueError("no such offset")
         offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
         local = local.replace(tzinfo=timezone(offset if sign == "+" else -offset))
-    try:
-        return local.astimezone(UTC).replace(tzinfo=None)
-    except OverflowError:
-        raise ValueError("no such year") from None
+    return local.astimezone(UTC).replace(tzinfo=None)
 
+
+# Every escape in a JSON text in its turn, so that a lone surrogate is told from one of
+# a pair and from an escaped backslash before a `u`.
+_ESCAPES = re.compile(
+    r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)", re.ASCII
+)
 
 _MISSING = re.compile(r"missing required field `(.*)`")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
@@ -148,7 +152,10 @@ def _convert(value: Any, shape: type[Any], prefix: str) -> Any:
         detail = _PLACE.sub("", message)
         if missing := _MISSING.search(message):
             raise _Invalid("missing_field", prefix + missing.group(1), detail) from None
-        reason = "wrong_type" if _WRONG_TYPE.match(message) else "out_of_range"
+        if detail.endswith("got `null`"):
+            reason = "missing_field"
+        else:
+            reason = "wrong_type" if _WRONG_TYPE.match(message) else "out_of_range"
         raise _Invalid(reason, (prefix + field) or None, detail) from None
 
 
@@ -175,6 +182,9 @@ def _check_occurred_at(text: str, received_at: datetime) -> datetime:
         occurred_at = parse_occurred_at(text)
     except ValueError as error:
         raise _Invalid("bad_timestamp", "occurred_at", str(error)) from None
+    except OverflowError:
+        detail = "outside of the years 1 to 9999"
+        raise _Invalid("out_of_range", "occurred_at", detail) from None
     if occurred_at < OLDEST_OCCURRED_AT:
         raise _Invalid("out_of_range", "occurred_at", "before 2000-01-01")
     if occurred_at > received_at + LARGEST_CLOCK_LEAD:
@@ -188,11 +198,9 @@ def _read(text: str, received_at: datetime) -> Event:
         value = parse_json(text)
     except ValueError as error:
         raise _Invalid("broken_json", None, str(error)) from None
-    try:
-        # A lone surrogate escape is JSON, and no text that UTF-8 could hold.
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise _Invalid("invalid_utf8", None, "a lone surrogate escape") from None
+    # JSON, but no text that UTF-8 could hold; DuckDB does not take it as JSON.
+    if any(escape.group("lone") for escape in _ESCAPES.finditer(text)):
+        raise _Invalid("invalid_utf8", None, "a lone surrogate escape")
     if not isinstance(value, dict):
         raise _Invalid("not_an_object", None, f"got {type(value).__name__}")
     return _read_value(value, received_at)
@@ -247,7 +255,10 @@ def same_content(first: str, second: str) -> bool:
     Envelope fields and payload are compared as JSON values, key order aside; an absent
     field equals its default; unknown envelope fields do not count.
     """
-    one, other = parse_json(first), parse_json(second)
+    try:
+        one, other = parse_json(first), parse_json(second)
+    except ValueError:
+        return False  # nested too deeply to compare: kept as a conflict
     versions = [value.get("schema_version") or 1 for value in (one, other)]
     return versions[0] == versions[1] and all(
         _equal(one.get(name), other.get(name)) for name in _COMPARED
@@ -255,14 +266,21 @@ def same_content(first: str, second: str) -> bool:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(
-            _equal(value, other[key]) for key, value in one.items()
-        )
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    # Python's True == 1; JSON's is not.
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+    to_compare = [(one, other)]
+    while to_compare:
+        one, other = to_compare.pop()
+        if isinstance(one, dict) and isinstance(other, dict):
+            if one.keys() != other.keys():
+                return False
+            to_compare += [(value, other[key]) for key, value in one.items()]
+        elif isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            to_compare += zip(one, other, strict=True)
+        # Python's True == 1; JSON's is not.
+        elif isinstance(one, bool) != isinstance(other, bool) or one != other:
+            return False
+    return True
 
 
 # --- a chunk of lines, in DuckDB -----------------------------------------------------
@@ -289,7 +307,7 @@ _NOT_JSON = (
 
 # Up to microseconds; finer ones, leap seconds and other spellings go to `examine`.
 _TIMESTAMP = (
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?"
+    r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?"
     r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
 )
 

@@ -6,7 +6,9 @@ its turn; a reader waits too, because DuckDB's lock excludes readers while one w
 
 import contextlib
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -99,8 +101,12 @@ create table if not exists raw.load (
     received_at timestamp not null,
     seconds double not null,
     loader_version varchar not null,
-    contracts_digest varchar not null
+    contracts_digest varchar not null,
+    erased bigint default 0
 );
+
+-- For a file that an older version made.
+alter table raw.load add column if not exists erased bigint default 0;
 
 create table if not exists raw.catalogue (
     load_id bigint not null,
@@ -112,7 +118,16 @@ create table if not exists raw.catalogue (
     has_video integer not null,
     has_quiz integer not null
 );
+
+create table if not exists raw.tombstone (
+    user_hash varchar not null,
+    key_id varchar not null,
+    erased_at timestamp not null,
+    reason varchar not null
+);
 """
+
+_TABLES = _RAW_SCHEMA.count("create table")
 
 
 class WarehouseError(Exception):
@@ -164,13 +179,24 @@ def _connect(
         reraise=True,
     )
     try:
-        connection: duckdb.DuckDBPyConnection = attempt(duckdb.connect)(
-            str(path), read_only=read_only
-        )
+        connection: duckdb.DuckDBPyConnection
+        while True:
+            inode = _inode(path)
+            connection = attempt(duckdb.connect)(str(path), read_only=read_only)
+            if inode in (None, _inode(path)):
+                break
+            # `rewrite` has put another file there: what is open may have no name.
+            connection.close()
     except (duckdb.Error, OSError) as error:
         raise _explain(error, path, wait_sec) from error
     connection.execute("set timezone = 'UTC'")
     return connection
+
+
+def _inode(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_ino
+    return None
 
 
 def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
@@ -226,7 +252,7 @@ def open_for_writing(
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
             # Fewer: it is new, or an older version made it.
-            if _raw_tables(connection, path) < _RAW_SCHEMA.count("create table"):
+            if _raw_tables(connection, path) < _TABLES:
                 connection.execute(_RAW_SCHEMA)
             yield connection
         finally:
@@ -246,7 +272,14 @@ def open_for_reading(
     with _one_writer_in_this_process:
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
-            if not _raw_tables(connection, path):
+            tables = _raw_tables(connection, path)
+            if 0 < tables < _TABLES:
+                # An older version made it; opened for writing it gets what it lacks.
+                connection.close()
+                with open_for_writing(path, wait_sec=wait_sec):
+                    pass
+                connection = _connect(path, read_only=True, wait_sec=wait_sec)
+            if not tables:
                 raise WarehouseError(
                     f"{path}: the warehouse is empty; land events first "
                     "(`warehouse land PATH`)"
@@ -254,6 +287,127 @@ def open_for_reading(
             yield connection
         finally:
             connection.close()
+
+
+# A writer that had the old file open already finds it locked, not free, for so long.
+_KEEP_LOCKED_SEC = 0.2
+
+
+def rewrite(path: Path, *, wait_sec: float | None = None) -> None:
+    """Copies everything into a fresh file and puts that in the place of the old one.
+
+    DuckDB only marks what is deleted as free: afterwards no byte of it is left. No one
+    can write in the meantime; who reads goes on reading the old file. Killed at any
+    instant, it leaves one of the two files, whole. Needs as much free space as the
+    warehouse has. Raises `WarehouseError`, and has then changed nothing.
+    """
+    fresh = path.with_name(f"{path.name}.rewriting")
+    with _one_writer_in_this_process:
+        remove_unfinished(path)
+        with _held(path, wait_sec) as connection:
+            try:
+                _copy(connection, path, fresh)
+                with fresh.open("rb+") as file:
+                    os.fchmod(file.fileno(), path.stat().st_mode)
+                    os.fsync(file.fileno())
+                os.replace(fresh, path)
+                sync_folder(path.parent)
+            except (duckdb.Error, OSError) as error:
+                first_line = str(error).strip().splitlines()[0]
+                raise WarehouseError(
+                    f"{path}: cannot be written anew ({first_line}); what was deleted "
+                    "is still in its free space: run the same again"
+                ) from error
+            finally:
+                remove_unfinished(path)
+            time.sleep(_KEEP_LOCKED_SEC)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what a killed `rewrite`, or DuckDB when it was killed, left behind."""
+    fresh = f"{path.name}.rewriting"
+    for name in (fresh, f"{fresh}.wal"):
+        path.with_name(name).unlink(missing_ok=True)
+    for name in (f"{fresh}.tmp", f"{path.name}.tmp"):
+        shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse, attached as `old` for reading only, all of it in the one file.
+
+    Attached so, it lets no writer in, and closing it touches neither file nor log.
+    """
+    wal = path.with_name(f"{path.name}.wal")
+    while True:
+        with open_for_writing(path, wait_sec=wait_sec) as writing:
+            writing.execute("force checkpoint")
+        with contextlib.closing(duckdb.connect()) as connection:
+            connection.execute("set timezone = 'UTC'")
+            temporary = _quoted(path.with_name(f"{path.name}.rewriting.tmp"))
+            connection.execute(f"set temp_directory = {temporary}")
+            try:
+                connection.execute(f"attach {_quoted(path)} as old (read_only)")
+            except duckdb.Error as error:
+                if _is_locked(error):
+                    continue  # someone was faster; `open_for_writing` waits for it
+                raise
+            if wal.exists():
+                continue  # who was faster has been killed
+            yield connection
+            return
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, path: Path, fresh: Path) -> None:
+    connection.execute(f"attach {_quoted(fresh)} as fresh")
+    connection.execute("copy from database old to fresh")
+    counted = [_contents(connection, database) for database in ("old", "fresh")]
+    if counted[0] != counted[1]:
+        raise WarehouseError(
+            f"{path}: the copy has other tables or rows; nothing was replaced"
+        )
+    connection.execute("checkpoint fresh")
+    connection.execute("detach fresh")
+
+
+def _contents(
+    connection: duckdb.DuckDBPyConnection, database: str
+) -> dict[tuple[str, str], tuple[str, int]]:
+    """What a database has: the SQL of each table and view, and how many rows."""
+    found = {}
+    for schema, name, sql, is_table in connection.execute(
+        """
+        select schema_name, table_name, sql, true
+        from duckdb_tables()
+        where database_name = $database
+        union all
+        select schema_name, view_name, sql, false
+        from duckdb_views()
+        where database_name = $database and not internal
+        """,
+        {"database": database},
+    ).fetchall():
+        rows = 0
+        if is_table:
+            [[rows]] = connection.execute(
+                f'select count(*) from {database}."{schema}"."{name}"'
+            ).fetchall()
+        found[schema, name] = (sql, rows)
+    return found
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def record_load(
@@ -270,6 +424,7 @@ def record_load(
     duplicate: int = 0,
     conflict: int = 0,
     rejected: int = 0,
+    erased: int = 0,
 ) -> None:
     """Writes the load's row: what it was made of, by which versions, and its counts.
 
@@ -288,6 +443,7 @@ def record_load(
         "duplicate": duplicate,
         "conflict": conflict,
         "rejected": rejected,
+        "erased": erased,
         "received_at": received_at,
         "seconds": seconds,
         "loader_version": version("lms-warehouse"),

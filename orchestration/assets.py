@@ -121,8 +121,8 @@ def landing_files() -> Iterator[dg.MaterializeResult[None]]:
         dg.AssetCheckSpec(
             "no_line_is_lost",
             asset=LOAD,
-            description="lines read = accepted + duplicate + conflict + rejected, for "
-            "each load, and the accepted and dead ones are really there.",
+            description="lines read = accepted + duplicate + conflict + rejected + "
+            "erased, for each load, and the accepted and dead ones are really there.",
         ),
         dg.AssetCheckSpec(
             "every_file_was_landed",

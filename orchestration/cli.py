@@ -443,6 +443,75 @@ def publish(
         raise typer.Exit(1)
 
 
+@app.command("erase")
+def erase_command(
+    reason: Annotated[
+        str, typer.Option(help="Why, without the id: it is kept with the tombstone.")
+    ],
+    user: Annotated[
+        list[str] | None, typer.Option(help="This learner. May be repeated.")
+    ] = None,
+    users_file: Annotated[
+        Path | None, typer.Option(help="These learners: a file with one id a line.")
+    ] = None,
+    spool: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="LMS_SPOOL",
+            help="A folder that a SpoolWriter writes to; or set LMS_SPOOL. May be "
+            "repeated.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what would be erased.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase learners from every table, file and byte of the warehouse, for good.
+
+    Killed or failed, run the same again: it goes on. Their events are refused from then
+    on, and counted. The dead letters and the outbox are part of it; files that are not
+    the warehouse's are listed, for their owners to delete.
+    """
+    from orchestration import erase
+
+    users = [*(user or ()), *(erase.read_users_file(users_file) if users_file else ())]
+    if not users:
+        raise typer.BadParameter("give --user or --users-file")
+    result = erase.erase(
+        warehouse.warehouse_path(),
+        users,
+        erase.Places.from_environment(spool or ()),
+        reason=reason,
+        dry_run=dry_run,
+    )
+    if as_json:
+        _print_json(result.as_json())
+        return
+    would_be = "would be " if dry_run else ""
+    _print_table(
+        f"Rows and lines that {would_be or 'were '}erased, "
+        f"of {result.learners:,} learners ({result.seconds:.1f} s)",
+        ["where", "count"],
+        [*result.rows.items(), *result.lines.items()],
+    )
+    if not dry_run:
+        output.print(
+            f"{result.new_tombstones:,} new tombstones. The file was written anew: "
+            f"{result.bytes_before:,} bytes before, {result.bytes_after:,} now."
+        )
+    for table, count in result.mentions.items():
+        output.print(
+            f"kept: {count:,} rows of {table} that have an id in them and are not the "
+            "learner's",
+            markup=False,
+        )
+    for file in result.in_use:
+        errors.print(f"in use: {file}: close its writer, and run this again")
+    for file in result.left:
+        errors.print(f"not the warehouse's, and has an id in it: {file}")
+
+
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show loads, the newest event, dead letters, and how far each model is behind."""
@@ -788,7 +857,9 @@ def retry_dead_letters(
     _say_truncated(result.truncated)
 
 
-RETRY_OUTCOMES = ("lines_read", "accepted", "duplicate", "conflict", "rejected")
+RETRY_OUTCOMES = (
+    *("lines_read", "accepted", "duplicate", "conflict", "rejected", "erased"),
+)
 
 
 def _say_truncated(count: int) -> None:

@@ -471,7 +471,7 @@ def folder_target(form: Format, folder: Path) -> Target:
                     f"{path.parent}: has files of another outbox; move them away, or "
                     "set LMS_OUTBOX to another folder"
                 )
-            _write_durably(path, content)
+            write_durably(path, content)
         except OSError as error:
             raise NotDelivered(f"{path}: not written ({error.strerror})") from error
 
@@ -490,7 +490,7 @@ def _is_of_another_outbox(path: Path, content: bytes, batch: Batch) -> bool:
     return batch.first == 1 and any(path.parent.glob(f"{path.name.split('-')[0]}-*"))
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
     """The file is there with all its content, or not at all, whatever is pulled.
 
     The same call again, after a kill, gives the same file; the hidden one that a killed
@@ -548,7 +548,7 @@ def receiver_target(
         except _Unavailable as error:
             tried = attempt.statistics.get("attempt_number", 1)
             raise NotDelivered(
-                f"{error}, tried {tried} times", error.not_before()
+                f"{error}; tries: {tried}", error.not_before()
             ) from error
 
     return Target(f"{form} {receiver.name}", hand_over, settings.batch_events)
@@ -718,7 +718,7 @@ def deliver(
     process at a time delivers to a target; in another, it is `busy`.
     """
     sent, batch = 0, None
-    with _alone(warehouse_path, target.key) as alone:
+    with alone(warehouse_path, target.key) as is_alone:
         while True:
             wait_sec = ACKNOWLEDGED_WAIT_SEC if batch else None
             with _open(warehouse_path, wait_sec=wait_sec) as connection:
@@ -731,7 +731,7 @@ def deliver(
                     )
                 place = _place(connection, target.key)
                 behind = _behind(connection, place.sequence)
-                if not alone:
+                if not is_alone:
                     return Delivery(target.key, "busy", 0, place.sequence, behind)
                 if place.not_before and warehouse.utc_now() < place.not_before:
                     return Delivery(
@@ -767,7 +767,7 @@ def deliver(
 
 
 @contextlib.contextmanager
-def _alone(warehouse_path: Path, target: str) -> Iterator[bool]:
+def alone(warehouse_path: Path, target: str) -> Iterator[bool]:
     """Whether this process is the one that delivers to the target.
 
     The lock ends with the process, however it ends.

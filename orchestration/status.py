@@ -69,6 +69,7 @@ def read_status(warehouse_path: Path) -> Status:
                 coalesce(sum(duplicate) filter (kind = 'events'), 0)::bigint,
                 coalesce(sum(conflict) filter (kind = 'events'), 0)::bigint,
                 coalesce(sum(rejected) filter (kind = 'events'), 0)::bigint,
+                coalesce(sum(erased) filter (kind = 'events'), 0)::bigint,
                 count(*) filter (kind = 'catalogue')
             from raw.load
             """
@@ -89,13 +90,16 @@ def read_status(warehouse_path: Path) -> Status:
             newest_event_at=newest_event_at,
             outcomes=dict(
                 zip(
-                    ("lines_read", "accepted", "duplicate", "conflict", "rejected"),
-                    loads[3:8],
+                    (
+                        *("lines_read", "accepted", "duplicate", "conflict"),
+                        *("rejected", "erased"),
+                    ),
+                    loads[3:9],
                     strict=True,
                 )
             ),
             dead_letters=dict(dead_letters),
-            snapshots=loads[8],
+            snapshots=loads[9],
             models=_model_places(connection),
         )
 

@@ -27,7 +27,7 @@ letter_places as (
     select load_id from {{ source('raw', 'discarded_letter') }}
     union all
     select load_id from {{ source('raw', 'retried_letter') }}
-    where outcome in ('accepted', 'duplicate')
+    where outcome in ('accepted', 'duplicate', 'erased')
 
 ),
 

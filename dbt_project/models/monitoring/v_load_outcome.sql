@@ -11,8 +11,14 @@ final as (
         duplicate,
         conflict,
         rejected,
+        erased,
         -- The conservation law: 0 in every row.
-        lines_read - accepted - duplicate - conflict - rejected as lines_unaccounted,
+        lines_read
+        - accepted
+        - duplicate
+        - conflict
+        - rejected
+        - erased as lines_unaccounted,
         seconds
     from {{ ref('stg_load') }}
 

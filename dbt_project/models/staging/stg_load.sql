@@ -17,6 +17,7 @@ final as (
         duplicate,
         conflict,
         rejected,
+        erased,
         received_at,
         seconds
     from loads

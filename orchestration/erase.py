@@ -1,0 +1,392 @@
+"""Erasing learners: from every table, from the files of the warehouse, from its bytes.
+
+    tombstone   committed first: from here on nothing of them is taken in
+    rows        of raw, derived, kept and outbox tables, in one transaction
+    files       of the outbox and of spools, each replaced by rename
+    bytes       the warehouse copied into a fresh file, which takes its place
+
+Each step can be done again and finds less to do. Whoever is killed anywhere runs the
+same again, and ends where an unbroken run ends.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingest import erasure, lines, tombstones, warehouse
+from ingest.warehouse import WarehouseError
+from orchestration import publish, shadow
+from orchestration.integration_events import FORMATS
+from orchestration.swap import PREVIOUS
+
+# What `previous.replay` says a replay was of, once one of its learners is erased.
+ERASED_SCOPE = "learners of whom some are erased"
+
+LONGEST_ID = 256
+_SCANNED_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was erased, or with `dry_run` what would be.
+
+    `rows` are by table, `lines` by file of the warehouse's own. `mentions` are rows, by
+    table, that are of other learners and have one of the ids in them: they stay. `left`
+    are files that are not the warehouse's and have one of the ids in them, for their
+    owners to delete; `in_use` are files of a spool that their writer has open.
+    """
+
+    dry_run: bool
+    learners: int
+    new_tombstones: int
+    rows: dict[str, int]
+    lines: dict[str, int]
+    mentions: dict[str, int]
+    left: tuple[str, ...]
+    in_use: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders to erase from (`outbox`, `spools`), and those only to look through."""
+
+    outbox: Path
+    spools: tuple[Path, ...] = ()
+    of_others: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_environment(cls, spools: Sequence[Path] = ()) -> "Places":
+        """`LMS_OUTBOX`; the landing zone and Dagster's folder are of others."""
+        dagster = os.environ.get("DAGSTER_HOME")
+        return cls(
+            outbox=publish.outbox_path(),
+            spools=tuple(spools),
+            of_others=(
+                warehouse.landing_zone_path(),
+                *([Path(dagster).resolve()] if dagster else []),
+            ),
+        )
+
+
+def erase(
+    warehouse_path: Path,
+    user_ids: Sequence[str],
+    places: Places,
+    *,
+    reason: str,
+    dry_run: bool = False,
+    now: datetime | None = None,
+) -> Erasure:
+    """Erases the learners, wherever an earlier run of it may have been killed.
+
+    Raises `WarehouseError`; the same again goes on from there.
+    """
+    started = time.perf_counter()
+    user_ids = sorted(set(user_ids))
+    _check(user_ids, reason, places)
+    if not warehouse_path.exists():
+        raise WarehouseError(f"{warehouse_path}: no warehouse there; set LMS_WAREHOUSE")
+    bytes_before = warehouse_path.stat().st_size
+    # Nobody writes to the outbox what was read of it before.
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            with warehouse.open_for_reading(warehouse_path) as connection:
+                found = _look(connection, user_ids, dry_run=True)
+        else:
+            for form in FORMATS:
+                key = publish.folder_target(form, places.outbox).key
+                stack.enter_context(_alone(warehouse_path, key))
+            found = _erase_rows(warehouse_path, user_ids, reason, now)
+        erased_lines, in_use = _erase_files(user_ids, places, dry_run=dry_run)
+    if not dry_run:
+        shadow.remove_left_behind(warehouse_path)
+        warehouse.rewrite(warehouse_path)
+    with warehouse.open_for_reading(warehouse_path) as connection:
+        landed = connection.execute("select distinct file from raw.load").fetchall()
+    own = {Path(name) for name in (*erased_lines, *in_use)}
+    left = _files_that_name(
+        user_ids, (*places.of_others, *(Path(file) for (file,) in landed)), own
+    )
+    return replace(
+        found,
+        lines=erased_lines,
+        in_use=in_use,
+        left=left,
+        bytes_before=bytes_before,
+        bytes_after=warehouse_path.stat().st_size,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def read_users_file(path: Path) -> list[str]:
+    """One id a line, as it is; blank lines are none. Raises `WarehouseError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WarehouseError(f"{path}: cannot be read ({error})") from error
+    users = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    if not users:
+        raise WarehouseError(f"{path}: no ids in it; write one a line")
+    return users
+
+
+def _check(user_ids: Sequence[str], reason: str, places: Places) -> None:
+    if not user_ids:
+        raise WarehouseError("nobody to erase: give --user or --users-file")
+    for user_id in user_ids:
+        if not user_id.strip() or len(user_id) > LONGEST_ID:
+            raise WarehouseError(
+                f"{user_id[:40]!r}: no user id; one has 1 to {LONGEST_ID} characters"
+            )
+        if re.search(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])", reason):
+            raise WarehouseError(
+                "--reason: names a learner; it is kept, so say why without the id"
+            )
+    if not reason.strip():
+        raise WarehouseError("--reason: say why")
+    for spool in places.spools:
+        if not spool.is_dir():
+            raise WarehouseError(f"--spool {spool}: no such folder")
+
+
+@contextlib.contextmanager
+def _alone(warehouse_path: Path, target: str) -> Iterator[None]:
+    deadline = time.monotonic() + warehouse.lock_wait_sec()
+    while True:
+        with publish.alone(warehouse_path, target) as alone:
+            if alone:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise WarehouseError(
+                f"{target}: is being published to; wait for it to end, and run this "
+                "again"
+            )
+        time.sleep(0.1)
+
+
+# --- rows ----------------------------------------------------------------------------
+
+
+def _erase_rows(
+    warehouse_path: Path, user_ids: Sequence[str], reason: str, now: datetime | None
+) -> Erasure:
+    with warehouse.open_for_writing(warehouse_path) as connection:
+        new = tombstones.put(
+            connection,
+            user_ids,
+            reason=reason.strip(),
+            erased_at=now or warehouse.utc_now(),
+        )
+        connection.execute("begin")
+        try:
+            found = _look(connection, user_ids, dry_run=False)
+            connection.execute("commit")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                connection.execute("rollback")
+            raise
+    return replace(found, new_tombstones=new)
+
+
+def _look(
+    connection: duckdb.DuckDBPyConnection, user_ids: Sequence[str], *, dry_run: bool
+) -> Erasure:
+    """Counts the learners' rows in every table; not on a `dry_run` deletes them."""
+    if dry_run:
+        rows = {
+            letters.table: len(letters.ids)
+            for letters in erasure.letters_of(connection, user_ids)
+        }
+    else:
+        rows = erasure.delete(connection, user_ids)
+    what = "select count(*)" if dry_run else "delete"
+    for schema, table in _tables_by_learner(connection):
+        [[count]] = connection.execute(
+            f'{what} from "{schema}"."{table}" where user_id in (select unnest($1))',
+            [list(user_ids)],
+        ).fetchall()
+        name = f"{schema}.{table}"
+        rows[name] = rows.get(name, 0) + count
+    if not dry_run:
+        _forget_scope(connection, user_ids)
+    others = erasure.mentions(connection, user_ids)
+    if dry_run:
+        # The letters that would go are still there.
+        others = {
+            table: count - (rows[table] if table.endswith("letter") else 0)
+            for table, count in others.items()
+        }
+    return Erasure(
+        dry_run=dry_run,
+        learners=len(user_ids),
+        new_tombstones=0,
+        rows={name: count for name, count in sorted(rows.items()) if count},
+        lines={},
+        mentions={name: count for name, count in others.items() if count > 0},
+        left=(),
+        in_use=(),
+        bytes_before=0,
+        bytes_after=0,
+        seconds=0,
+    )
+
+
+def _tables_by_learner(
+    connection: duckdb.DuckDBPyConnection,
+) -> list[tuple[str, str]]:
+    """Every table with a `user_id`: whoever adds one need not think of this."""
+    return connection.execute(
+        """
+        select columns.schema_name, columns.table_name
+        from duckdb_columns() as columns
+        inner join duckdb_tables() as tables
+            using (database_name, schema_name, table_name)
+        where
+            columns.database_name = current_database()
+            and columns.column_name = 'user_id'
+            and not tables.temporary
+        order by all
+        """
+    ).fetchall()
+
+
+def _forget_scope(
+    connection: duckdb.DuckDBPyConnection, user_ids: Sequence[str]
+) -> None:
+    """What a replay was of may name a learner; `replay --undo` shows it."""
+    if connection.execute(
+        "from duckdb_tables() where database_name = current_database() "
+        f"and schema_name = '{PREVIOUS}' and table_name = 'replay'"
+    ).fetchall():
+        for user_id in user_ids:
+            connection.execute(
+                f"update {PREVIOUS}.replay set scope = $1 where contains(scope, $2)",
+                [ERASED_SCOPE, f"user {user_id}"],
+            )
+
+
+# --- files ---------------------------------------------------------------------------
+
+
+def _erase_files(
+    user_ids: Sequence[str], places: Places, *, dry_run: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The lines that are gone, by file, and the spool files that are in use."""
+    users = frozenset(user_ids)
+    gone = Counter[str]()
+    in_use = []
+    for form in FORMATS:
+        for file in sorted((places.outbox / form).glob("*.ndjson")):
+            gone[str(file)] = _erase_lines(file, users, _published_for, dry_run)
+        if not dry_run:
+            # A killed `publish` left them; it writes them again, without the learner.
+            for unfinished in (places.outbox / form).glob(".*.unfinished"):
+                unfinished.unlink(missing_ok=True)
+    for spool in places.spools:
+        if not dry_run:
+            for unfinished in spool.glob(".*.unfinished"):
+                unfinished.unlink(missing_ok=True)
+        for file in sorted(spool.glob("*.part")):
+            with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if _erase_lines(file, users, _learner_of, dry_run=True):
+                        in_use.append(str(file))
+                    continue
+                gone[str(file)] = _erase_lines(file, users, _learner_of, dry_run)
+    return {name: count for name, count in gone.items() if count}, tuple(in_use)
+
+
+def _erase_lines(
+    path: Path,
+    users: frozenset[str],
+    learners_of: Callable[[bytes], Iterable[str]],
+    dry_run: bool,
+) -> int:
+    """How many lines of the file are about the learners; not on a `dry_run` they go.
+
+    A file with no other line goes too.
+    """
+    content = path.read_bytes()
+    all_lines = io.BytesIO(content).readlines()
+    kept = [line for line in all_lines if users.isdisjoint(learners_of(line))]
+    gone = len(all_lines) - len(kept)
+    if gone and not dry_run:
+        if kept:
+            publish.write_durably(path, b"".join(kept))
+        else:
+            path.unlink()
+            warehouse.sync_folder(path.parent)
+    return gone
+
+
+def _published_for(line: bytes) -> Iterable[str]:
+    """Whom an integration event or an xAPI statement is about."""
+    event = json.loads(line)
+    if "actor" in event:
+        return (event["actor"]["account"]["name"],)
+    return (event["data"]["user_id"],)
+
+
+def _learner_of(line: bytes) -> Iterable[str]:
+    with contextlib.suppress(ValueError, RecursionError):
+        event = json.loads(line)
+        if isinstance(event, dict) and isinstance(event.get("user_id"), str):
+            return (event["user_id"],)
+    return tombstones.learners_of(line)
+
+
+def _files_that_name(
+    user_ids: Sequence[str], paths: Iterable[Path], own: set[Path]
+) -> tuple[str, ...]:
+    """Files at or under the paths with one of the ids in them, as a word of its own."""
+    spellings = {
+        spelling.encode()
+        for user_id in user_ids
+        for spelling in (user_id, json.dumps(user_id)[1:-1])
+    }
+    pattern = re.compile(
+        rb"(?<![\w-])(?:%s)(?![\w-])" % b"|".join(map(re.escape, sorted(spellings)))
+    )
+    found = set()
+    for path in paths:
+        files = path.rglob("*") if path.is_dir() else (path,)
+        for file in files:
+            if file.is_file() and file not in own and str(file) not in found:
+                with contextlib.suppress(OSError):
+                    if _holds(file, pattern, spellings):
+                        found.add(str(file))
+    return tuple(sorted(found))
+
+
+def _holds(file: Path, pattern: re.Pattern[bytes], spellings: set[bytes]) -> bool:
+    """Reads compressed event files unpacked. Plain search first: it is faster."""
+    source = lines.open_source(file)
+    overlap = 2 * max(map(len, spellings))
+    buffer = b""
+    part = bytearray(_SCANNED_BYTES)
+    while count := source.readinto(memoryview(part)):
+        buffer = buffer[-overlap:] + part[:count]
+        if any(each in buffer for each in spellings) and pattern.search(buffer):
+            return True
+    return False
