@@ -68,7 +68,9 @@ def _print_json(value: object) -> None:
 def _print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    table = Table(title=title or None, title_justify="left")
+    if title:
+        output.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(
             isinstance(row[number], int | float) or row[number] is None for row in rows
@@ -490,14 +492,14 @@ def erase_command(
         return
     would_be = "would be " if dry_run else ""
     _print_table(
-        f"Rows and lines that {would_be or 'were '}erased, "
-        f"of {result.learners:,} learners ({result.seconds:.1f} s)",
+        f"Rows and lines that {would_be or 'were '}erased "
+        f"(learners: {result.learners:,}, {result.seconds:.1f} s)",
         ["where", "count"],
         [*result.rows.items(), *result.lines.items()],
     )
     if not dry_run:
         output.print(
-            f"{result.new_tombstones:,} new tombstones. The file was written anew: "
+            f"New tombstones: {result.new_tombstones:,}. The file was written anew: "
             f"{result.bytes_before:,} bytes before, {result.bytes_after:,} now."
         )
     for table, count in result.mentions.items():

@@ -371,7 +371,7 @@ def _files_that_name(
     found = set()
     for path in paths:
         files = path.rglob("*") if path.is_dir() else (path,)
-        for file in files:
+        for file in map(Path.resolve, files):
             if file.is_file() and file not in own and str(file) not in found:
                 with contextlib.suppress(OSError):
                     if _holds(file, pattern, spellings):

@@ -186,6 +186,7 @@ class Reconciliation:
     def as_json(self) -> dict[str, Any]:
         return {
             "agrees": self.agrees,
+            "problems": self.problems,
             **vars(self),
             "lines": {**asdict(self.lines), "unaccounted": self.lines.unaccounted},
             "broken_loads": [asdict(load) for load in self.broken_loads],

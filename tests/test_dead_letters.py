@@ -4,6 +4,7 @@ And the law of conservation, which holds for each load and in total at every ste
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +37,6 @@ from ingest import conservation, dead_letters, validation
 from ingest.contracts import LARGEST_LINE_BYTES, contracts
 from ingest.dead_letters import LetterId, Retry, Selection
 from ingest.warehouse import WarehouseError, open_for_reading
-from orchestration.assets import loads_that_lost_lines
 from orchestration.cli import app
 from test_interruptions import KILLS, kill_after, seconds_of
 
@@ -263,36 +263,6 @@ def test_a_retry_that_fails_midway_leaves_everything_as_it_was(
     assert raw(warehouse) == before_it
 
 
-def test_what_a_retry_accepts_is_derived_by_the_next_refresh(
-    warehouse: Warehouse,
-) -> None:
-    land_before(warehouse, ping_v1("e1", position=10), ping("e2", position=95), b"{")
-    warehouse.refresh()
-    assert warehouse.value("select video_completed from progress.v_user_progress") == 0
-    retry(warehouse)
-    dead_letters.discard(warehouse.path, by="ana", why="cut short")
-
-    warehouse.refresh()
-
-    assert warehouse.value("select video_completed from progress.v_user_progress") == 1
-    assert warehouse.rows(
-        "select load_id, lines_read, lines_unaccounted from monitoring.v_load_outcome"
-    ) == [(1, 3, 0)]
-    # The data tests of raw, the law of conservation among them.
-    assert failing_tests(warehouse) == []
-    warehouse.execute("delete from raw.discarded_letter")
-    assert failing_tests(warehouse) == ["every_accepted_line_is_an_event"]
-
-
-def failing_tests(warehouse: Warehouse) -> list[str]:
-    from orchestration import transform
-
-    tests = ("every_accepted_line_is_an_event", "source:raw")
-    derivation = transform._run(warehouse.path, ["test"], tests, None)
-    assert len(derivation.nodes) > 10
-    return [node.name for node in derivation.failures]
-
-
 # --------------------------------------------------------------------------------------
 # Which ones
 # --------------------------------------------------------------------------------------
@@ -445,6 +415,18 @@ def test_a_line_that_is_no_dead_letter_any_more_tells_what_became_of_it(
 # --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Two files, a retry of letters of the first, one of the second discarded."""
+    warehouse = Warehouse(tmp_path_factory.mktemp("settled"))
+    land_before(warehouse, ping_v1("e1"), ping("e2"), b"{")
+    warehouse.land([b"1", ping_v1("e1")])
+    retry(warehouse, Selection(load_ids=(1,)))
+    dead_letters.discard(warehouse.path, Selection(load_ids=(2,)), by="ana", why="no")
+    assert_nothing_is_lost(warehouse)
+    return warehouse
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -455,19 +437,14 @@ def test_a_line_that_is_no_dead_letter_any_more_tells_what_became_of_it(
         ("delete from raw.retried_letter where outcome = 'accepted'", [1, 3]),
         ("delete from raw.load where load_id = 2", [2]),
         ("delete from raw.load where load_id = 3", [3]),
-        ("update raw.load set duplicate = 1 where load_id = 2", [2]),
+        ("update raw.load set duplicate = 2 where load_id = 2", [2]),
         ("insert into raw.dead_letter by name from raw.discarded_letter", [2]),
     ],
 )
 def test_a_load_that_does_not_add_up_is_found(
-    warehouse: Warehouse, damage: str, expected: list[int]
+    settled: Warehouse, warehouse: Warehouse, damage: str, expected: list[int]
 ) -> None:
-    land_before(warehouse, ping_v1("e1"), ping("e2"), b"{")
-    warehouse.land([b"1", ping_v1("e1")])
-    retry(warehouse, Selection(load_ids=(1,)))
-    dead_letters.discard(warehouse.path, Selection(load_ids=(2,)), by="ana", why="no")
-    assert_nothing_is_lost(warehouse)
-
+    shutil.copy(settled.path, warehouse.path)
     if "by name" in damage:
         damage = damage.replace(
             "from raw.d",
@@ -478,8 +455,8 @@ def test_a_load_that_does_not_add_up_is_found(
     with open_for_reading(warehouse.path) as connection:
         broken = conservation.broken_loads(connection)
         assert [load.load_id for load in broken] == expected
-        assert loads_that_lost_lines(connection, [1, 2, 3]) == expected
-        assert loads_that_lost_lines(connection, []) == []
+        assert conservation.broken_loads(connection, [1, 2, 3]) == broken
+        assert conservation.broken_loads(connection, []) == []
 
 
 def test_in_total_every_line_is_somewhere(warehouse: Warehouse) -> None:
@@ -533,10 +510,10 @@ Step = tuple[str, Any]
             st.tuples(st.just("contract"), st.sampled_from([PING_V2, QUIZ_V1])),
         ),
         min_size=2,
-        max_size=8,
+        max_size=6,
     )
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_nothing_is_lost_whatever_is_landed_retried_and_discarded(
     steps: list[Step],
 ) -> None:
@@ -555,20 +532,23 @@ def test_nothing_is_lost_whatever_is_landed_retried_and_discarded(
                     dead_letters.discard(warehouse.path, what, by="ana", why="no")
                 else:
                     retry(warehouse, what, dry_run=step == "dry run", batch_bytes=100)
-            assert_nothing_is_lost(warehouse)
-            for must_be_empty in (
-                "select event_id from raw.lms_event group by all having count(*) > 1",
-                """
-                select letter.load_id, letter.line_number
-                from (
-                    from raw.dead_letter union all by name from raw.discarded_letter
-                ) as letter
-                left join raw.retried_letter as retried using (load_id, line_number)
-                group by letter.load_id, letter.line_number
-                having max(letter.attempts) != 1 + count(retried.outcome)
-                """,
-            ):
-                assert warehouse.rows(must_be_empty) == []
+            with open_for_reading(warehouse.path) as connection:
+                assert conservation.broken_loads(connection) == []
+                assert conservation.totals(connection).unaccounted == 0
+                assert connection.execute(TWICE).fetchall() == []
+                assert connection.execute(MISCOUNTED).fetchall() == []
+
+
+TWICE = "select event_id from raw.lms_event group by all having count(*) > 1"
+MISCOUNTED = """
+    select letter.load_id, letter.line_number
+    from (
+        from raw.dead_letter union all by name from raw.discarded_letter
+    ) as letter
+    left join raw.retried_letter as retried using (load_id, line_number)
+    group by letter.load_id, letter.line_number
+    having max(letter.attempts) != 1 + count(retried.outcome)
+"""
 
 
 # --------------------------------------------------------------------------------------
@@ -590,14 +570,19 @@ def retry_all(warehouse_path: Path) -> None:
 def with_letters(folder: Path) -> Warehouse:
     folder.mkdir()
     warehouse = Warehouse(folder)
-    file = write_lines(
-        folder.parent / "events.ndjson",
-        (
-            line
-            for number in range(150)
-            for line in (ping(f"e{number}"), ping(f"e{number // 2}"), b"{%d" % number)
-        ),
-    )
+    file = folder.parent / "events.ndjson"
+    if not file.exists():
+        write_lines(
+            file,
+            (
+                line
+                for number in range(150)
+                for line in (
+                    *(ping(f"e{number}"), ping(f"e{number // 2}")),
+                    b"{%d" % number,
+                )
+            ),
+        )
     with before(PING_V2):
         warehouse.land_files(file)
     return warehouse

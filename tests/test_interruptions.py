@@ -45,8 +45,51 @@ KILLS = [
 ]
 
 
+def run_and_tell(told: Any, run: Callable[..., None], *arguments: Any) -> None:
+    started = time.process_time()
+    run(*arguments)
+    told.value = time.process_time() - started
+
+
+def run_until(cpu_seconds: float, run: Callable[..., None], *arguments: Any) -> None:
+    """Runs; the kernel ends the process once it has used so much CPU time.
+
+    SIGPROF's default action is that of SIGKILL. CPU time hits the same places on a busy
+    machine, too.
+    """
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    run(*arguments)
+
+
+@dataclass(frozen=True)
+class Processes:
+    context: ForkServerContext
+
+    def start(self, run: Callable[..., None], *arguments: Any) -> BaseProcess:
+        process = self.context.Process(target=run, args=arguments)
+        process.start()
+        return process
+
+    def cpu_seconds(self, run: Callable[..., None], *arguments: Any) -> float:
+        """Runs to the end; what that takes."""
+        told = self.context.Value("d", 0)
+        process = self.start(run_and_tell, told, run, *arguments)
+        process.join()
+        assert process.exitcode == 0
+        return float(told.value)
+
+    def killed(
+        self, cpu_seconds: float, run: Callable[..., None], *arguments: Any
+    ) -> bool:
+        """Whether the process was killed before its end."""
+        process = self.start(run_until, cpu_seconds, run, *arguments)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGPROF)
+        return process.exitcode != 0
+
+
 @pytest.fixture(scope="module")
-def processes(_own_dbt_target: None) -> ForkServerContext:
+def processes(_own_dbt_target: None) -> Processes:
     context = get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -54,27 +97,7 @@ def processes(_own_dbt_target: None) -> ForkServerContext:
             *("dbt.adapters.duckdb", "dbt.task.build", "dbt.parser.manifest"),
         ]
     )
-    seconds_of(context.Process(target=time.time))  # The server has started.
-    return context
-
-
-def seconds_of(process: BaseProcess) -> float:
-    """Runs a process to its end; how long that takes."""
-    started = time.perf_counter()
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return time.perf_counter() - started
-
-
-def kill_after(process: BaseProcess, seconds: float) -> bool:
-    """Whether the process was still at work when it was killed."""
-    process.start()
-    time.sleep(seconds)
-    process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+    return Processes(context)
 
 
 # --------------------------------------------------------------------------------------
@@ -124,17 +147,17 @@ def landed(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
-    tmp_path: Path, processes: ForkServerContext, kills: int
+    tmp_path: Path, processes: Processes, kills: int
 ) -> None:
     files = event_files(tmp_path)
     unbroken = warehouse_in(tmp_path / "unbroken")
-    seconds = seconds_of(processes.Process(target=land, args=(files, unbroken.path)))
+    cpu_seconds = processes.cpu_seconds(land, files, unbroken.path)
     expected = landed(unbroken)
     was_at_work = []
     for kill in range(kills):
         warehouse = warehouse_in(tmp_path / str(kill))
-        process = processes.Process(target=land, args=(files, warehouse.path))
-        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        instant = Random().uniform(0, cpu_seconds)
+        was_at_work.append(processes.killed(instant, land, files, warehouse.path))
         land(files, warehouse.path)
         assert landed(warehouse) == expected
     assert any(was_at_work)
@@ -150,12 +173,11 @@ def land_until_killed(file: Path, warehouse_path: Path) -> None:
 
 
 def test_a_land_killed_in_the_middle_of_a_file_leaves_nothing_of_it(
-    tmp_path: Path, processes: ForkServerContext
+    tmp_path: Path, processes: Processes
 ) -> None:
     [file, *_] = event_files(tmp_path)
     warehouse = warehouse_in(tmp_path / "killed")
-    process = processes.Process(target=land_until_killed, args=(file, warehouse.path))
-    process.start()
+    process = processes.start(land_until_killed, file, warehouse.path)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert landed(warehouse) == {"lms_event": [], "dead_letter": [], "load": []}
@@ -205,24 +227,24 @@ def derived(warehouse: Warehouse) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Unbroken:
-    """What an unbroken refresh makes of `halfway`, and how long it takes."""
+    """What an unbroken refresh makes of `halfway`, and what it takes."""
 
     derived: dict[str, Any]
-    seconds: float
+    cpu_seconds: float
 
 
 @pytest.fixture(scope="module")
-def unbroken(folder: Path, halfway: Path, processes: ForkServerContext) -> Unbroken:
+def unbroken(folder: Path, halfway: Path, processes: Processes) -> Unbroken:
     copy = copy_of(halfway, folder)
-    seconds = seconds_of(processes.Process(target=copy.refresh))
-    return Unbroken(derived(copy), seconds)
+    cpu_seconds = processes.cpu_seconds(copy.refresh)
+    return Unbroken(derived(copy), cpu_seconds)
 
 
 @pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("run", [Warehouse.refresh, Warehouse.rebuild])
 def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
     folder: Path,
-    processes: ForkServerContext,
+    processes: Processes,
     halfway: Path,
     unbroken: Unbroken,
     run: Callable[[Warehouse], None],
@@ -231,10 +253,9 @@ def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
     was_at_work = []
     for _ in range(kills):
         copy = copy_of(halfway, folder)
-        process = processes.Process(target=run, args=(copy,))
         # It takes the first third to read the manifest.
-        instant = Random().uniform(unbroken.seconds / 3, unbroken.seconds)
-        was_at_work.append(kill_after(process, instant))
+        instant = Random().uniform(unbroken.cpu_seconds / 3, unbroken.cpu_seconds)
+        was_at_work.append(processes.killed(instant, run, copy))
         copy.refresh()
         assert_same_state(derived(copy), unbroken.derived)
     assert any(was_at_work)
@@ -246,20 +267,16 @@ def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
 
 
 def test_two_processes_that_land_the_same_events_land_each_once(
-    warehouse: Warehouse, processes: ForkServerContext
+    warehouse: Warehouse, processes: Processes
 ) -> None:
     events: list[Line] = [ping(f"e{index}") for index in range(500)]
     files = [
         write_lines(warehouse.folder / "a.ndjson", events),
         write_lines(warehouse.folder / "b.ndjson", [*reversed(events), b"{"]),
     ]
-    both = [
-        processes.Process(target=land, args=([file], warehouse.path)) for file in files
-    ]
     # Both find the warehouse held, and go for it as soon as it is free.
     with open_for_writing(warehouse.path):
-        for process in both:
-            process.start()
+        both = [processes.start(land, [file], warehouse.path) for file in files]
         time.sleep(0.3)
     for process in both:
         process.join()
@@ -276,17 +293,15 @@ def test_two_processes_that_land_the_same_events_land_each_once(
 
 
 def test_events_landed_during_a_refresh_are_in_the_next(
-    tmp_path: Path, folder: Path, processes: ForkServerContext, halfway: Path
+    tmp_path: Path, folder: Path, processes: Processes, halfway: Path
 ) -> None:
     more = [ping("late", user="u9", position=95), quiz("later", user="u9")]
     file = write_lines(tmp_path / "late.ndjson", more)
     copy = copy_of(halfway, folder)
     both = [
-        processes.Process(target=copy.refresh),
-        processes.Process(target=land, args=([file], copy.path)),
+        processes.start(copy.refresh),
+        processes.start(land, [file], copy.path),
     ]
-    for process in both:
-        process.start()
     for process in both:
         process.join()
         assert process.exitcode == 0
