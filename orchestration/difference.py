@@ -67,10 +67,10 @@ def compare(
     Rows are compared whole, as often as each is there; of each kind of change at most
     `examples` are named, the least keys first. `connection` is one of `shadow.opened`.
     """
-    before = columns(connection, f"'{LIVE}'", relation)
     after = columns(connection, DERIVED, relation)
+    before = columns(connection, f"'{LIVE}'", relation)
     common = [name for name in after if after[name] == before.get(name)]
-    selected = ", ".join(f'"{name}"' for name in common) or "1 as nothing"
+    selected = ", ".join(f'"{name}"' for name in common) or '0 as "nothing"'
     derived = f"select {selected} from {quoted(relation)}"
     live = f"select {selected} from {LIVE}.{quoted(relation)} where {only}"
     if not before:
@@ -82,7 +82,7 @@ def compare(
         connection.execute(
             f"create or replace temp table {table} as {rows} except all {others}"
         )
-    key = [name for name in relation.key if name in common] or common
+    key = [name for name in relation.key if name in common] or common or ["nothing"]
     changes = _Changes(connection, key, common)
     return Difference(
         table=relation.full_name,
@@ -99,6 +99,7 @@ def compare(
         examples=tuple(
             example
             for change in ("added", "gone", "changed")
+            if key  # else there is no column to name a row by
             for example in changes.examples(change, examples)
         ),
     )
@@ -116,8 +117,11 @@ class _Changes:
         self._connection = connection
         self._key = key
         self._columns = columns
-        same_key = " and ".join(
-            f'one."{name}" is not distinct from other."{name}"' for name in key
+        same_key = (
+            " and ".join(
+                f'one."{name}" is not distinct from other."{name}"' for name in key
+            )
+            or "true"
         )
         self._sources = {
             change: f"{one} as one {join} join {other} as other on {same_key}"

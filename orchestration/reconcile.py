@@ -497,14 +497,15 @@ class _Again:
             return table
         difference = compare(connection, relation, examples=self._examples)
         table = replace(table, difference=difference)
-        connection.execute(f"create schema if not exists {_DIFFERING}")
-        connection.execute(
-            f"""
-            create table {_DIFFERING}."{relation.name}" as
-            select distinct {", ".join(_key(connection, relation))}
-            from (from only_live union all by name from only_derived)
-            """
-        )
+        if key := _key(relation, names, live_names):
+            connection.execute(f"create schema if not exists {_DIFFERING}")
+            connection.execute(
+                f"""
+                create table {_DIFFERING}."{relation.name}" as
+                select distinct {key}
+                from (from only_live union all by name from only_derived)
+                """
+            )
         self._differing.append((place, relation, table))
         return table
 
@@ -580,16 +581,13 @@ def _hash(
     return count, digest
 
 
-def _key(connection: duckdb.DuckDBPyConnection, relation: Relation) -> list[str]:
-    """The columns that `compare` has brought rows together by."""
-    derived = columns(connection, DERIVED, relation)
-    live = columns(connection, f"'{LIVE}'", relation)
+def _key(
+    relation: Relation, derived: Mapping[str, str], live: Mapping[str, str]
+) -> str:
+    """The columns that `compare` brings rows together by; empty if there are none."""
     common = [name for name in derived if derived[name] == live.get(name)]
-    if not live:
-        common = list(derived)
-    return [f'"{name}"' for name in relation.key if name in common] or [
-        f'"{name}"' for name in common
-    ]
+    key = [name for name in relation.key if name in common] or common
+    return ", ".join(f'"{name}"' for name in key)
 
 
 def _shadow(place: int) -> str:
@@ -599,7 +597,6 @@ def _shadow(place: int) -> str:
 def _repair_table(
     live: duckdb.DuckDBPyConnection, relation: Relation, table: Table, derived: str
 ) -> str:
-    keys = f'{derived}.{_DIFFERING}."{relation.name}"'
     if table.live_rows is None or (table.difference and table.difference.other_columns):
         live.execute(f"drop table if exists {quoted(relation)}")
         live.execute(definition(live, f"'{derived}'", relation) or "")
@@ -607,6 +604,7 @@ def _repair_table(
             f"insert into {quoted(relation)} from {derived}.{quoted(relation)}"
         )
         return f"{table.table}: all of it"
+    keys = f'{derived}.{_DIFFERING}."{relation.name}"'
     names = live.execute(f"describe {keys}").fetchall()
     same_key = " and ".join(
         f'one."{name}" is not distinct from keys."{name}"' for name, *_ in names

@@ -172,7 +172,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                size = int(self.headers["Content-Length"])
+                body = self.rfile.read(size)
+                if len(body) < size:
+                    return  # the sender was killed
                 request = Request(self.path, self.headers, body)
                 with receiver._lock:
                     answers = receiver.answers
@@ -300,6 +303,7 @@ def test_an_event_keeps_the_schema_that_it_names(fact: Fact) -> None:
         assert list(check.iter_errors({k: v for k, v in event.items() if k != name}))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(min_size=1).filter(str.strip))
 def test_a_subject_is_text_that_cloudevents_allows_and_one_learner(user: str) -> None:
     with suppress(UnicodeEncodeError):
@@ -539,7 +543,7 @@ class Recipient:
 
 
 @settings(
-    max_examples=int(os.environ.get("PUBLISH_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("PUBLISH_EXAMPLES", "25")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -1038,50 +1042,62 @@ def without_the_clock(events: list[Json]) -> list[Json]:
     return [{k: v for k, v in event.items() if k != "recordedtime"} for event in events]
 
 
+def kill_at_work(
+    warehouse: Warehouse, receiver: Receiver, random: Random
+) -> "subprocess.Popen[bytes]":
+    """Kills a publish after so many more files and requests, and a random moment."""
+
+    def progress() -> int:
+        made = (warehouse.folder / "outbox").glob("*/*.ndjson")
+        return len(list(made)) + len(receiver.requests)
+
+    wanted = progress() + random.randint(0, 5)
+    process = start_publishing(warehouse, receiver)
+    time.sleep(random.uniform(0, 0.5))
+    while process.poll() is None and progress() < wanted:
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    process.communicate()
+    return process
+
+
 @pytest.mark.xdist_group("interruptions")
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_publish_after_killed_ones_ends_as_an_unbroken_one(
     tmp_path: Path, kills: int
 ) -> None:
+    random = Random()
     all_signals = signals(40)
     (tmp_path / "unbroken").mkdir()
     unbroken = Warehouse(tmp_path / "unbroken")
     derive(unbroken, all_signals)
     with receiving() as receiver:
-        started = time.perf_counter()
-        finish(start_publishing(unbroken, receiver))
-        seconds = time.perf_counter() - started
+        publish.publish(unbroken.path, to(unbroken, receiver.url))
         expected = without_the_clock(receiver.stored)
     expected_files = {n: without_the_clock(e) for n, e in files(unbroken).items()}
 
-    at_work = rounds = 0
-    while at_work < kills and rounds < 3 * kills + 10:
-        # A few kills to one outbox, so that a broken run meets what another one left.
-        rounds += 1
-        (tmp_path / str(rounds)).mkdir()
-        warehouse = Warehouse(tmp_path / str(rounds))
+    killed = 0
+    while killed < kills:
+        (tmp_path / str(killed)).mkdir()
+        warehouse = Warehouse(tmp_path / str(killed))
         derive(warehouse, all_signals)
         with receiving() as receiver:
-            killed = 0
-            for _ in range(3):
-                process = start_publishing(warehouse, receiver)
-                time.sleep(Random().uniform(seconds / 3, seconds))
-                process.kill()
-                process.communicate()
-                assert process.returncode in (0, -signal.SIGKILL)
-                killed += process.returncode != 0
-            at_work += killed
+            # A few kills to one outbox: a broken run meets what another one left.
+            broken = [kill_at_work(warehouse, receiver, random) for _ in range(3)]
+            assert {run.returncode for run in broken} <= {0, -signal.SIGKILL}
+            assert broken[0].returncode != 0
             finish(start_publishing(warehouse, receiver))
 
             once = {event["id"]: event for event in receiver.stored}
             assert without_the_clock(list(once.values())) == expected
             again = len(receiver.stored) - len(once)
-            assert again <= 5 * killed, "at most the batch that was not noted"
+            assert again <= 5 * 3, "at most the batch that was not noted"
             bodies = {r.headers["Idempotency-Key"]: r.body for r in receiver.requests}
             assert len(bodies) == len({r.body for r in receiver.requests}) == 8
         made = {n: without_the_clock(e) for n, e in files(warehouse).items()}
         assert made == expected_files
-    assert at_work >= kills
+        killed += sum(run.returncode != 0 for run in broken)
 
 
 # --- the command, Dagster, dbt -----------------------------------------------------
