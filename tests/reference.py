@@ -955,7 +955,8 @@ def catalogue_course(
 
     Decision: that of the last snapshot, in effective order up to now, that lists the
     class. So a retired class keeps its last known course. A snapshot that a later
-    landed one with the same effective time replaced held for no moment: it says nothing.
+    landed one with the same effective time replaced held for no moment: it says
+    nothing.
     """
     course_ids = [
         version.class_by_id[class_id].course_id
