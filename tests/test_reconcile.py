@@ -1,0 +1,388 @@
+"""Reconcile: whatever disagrees with raw is found and named, and repaired where it can.
+
+And a projection that fails: it says over whom, holds up no other, and catches up.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from builders import RECEIVED_AT, Class, Warehouse, assert_same_state, ping, quiz
+from ingest import dead_letters
+from ingest.dead_letters import Selection
+from ingest.lines import sha256_of
+from orchestration.cli import app
+from orchestration.reconcile import Reconciliation, reconcile
+from test_dead_letters import land_before
+
+pytestmark = pytest.mark.xdist_group("reconcile")
+
+# As the command derives, which gives no variables.
+VARIABLES = {"now": ""}
+
+
+def copy_of(warehouse: Warehouse, folder: Path) -> Warehouse:
+    copy = Warehouse(folder)
+    shutil.copy(warehouse.path, copy.path)
+    return copy
+
+
+def reconciled(warehouse: Warehouse, **how: Any) -> Reconciliation:
+    return reconcile(warehouse.path, variables=VARIABLES, **how)
+
+
+@pytest.fixture(scope="module")
+def derived(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Refreshed twice: after a file, and after a second one, a retry and a discard.
+
+    u1 completes course k1 with a line that was dead at first, u2 does half of it, u3's
+    video is complete. Loads: 1 the catalogue, 2 and 3 files, 4 the retry.
+    """
+    warehouse = Warehouse(tmp_path_factory.mktemp("derived"))
+    warehouse.land_catalogue(
+        Class("c1", has_quiz=1), Class("c2"), Class("c3", course_id="k2", has_video=0)
+    )
+    land_before(warehouse, b"{", ping("u1c2", position=95, user="u1", in_class="c2"))
+    warehouse.refresh(**VARIABLES)
+    warehouse.land(
+        [
+            ping("u1c1", position=95, user="u1"),
+            quiz("u1q1", user="u1"),
+            ping("u2c1", position=50, user="u2"),
+            quiz("u2q1", user="u2", score=3, passed=False),
+            ping("u3c2", position=99, user="u3", in_class="c2"),
+            b"not JSON",
+        ]
+    )
+    dead_letters.retry(warehouse.path, now=RECEIVED_AT)
+    dead_letters.discard(
+        warehouse.path, Selection(load_ids=(2,)), by="ana", why="cut short"
+    )
+    warehouse.refresh(**VARIABLES)
+    return warehouse
+
+
+def test_a_retried_line_is_derived_by_the_next_refresh(derived: Warehouse) -> None:
+    assert derived.rows(
+        "select user_id, load_id, source_event_ids from signals.lms_signal "
+        "where type = 'COURSE_COMPLETED'"
+    ) == [("u1", 4, ["u1c1", "u1c2", "u1q1"])]
+    assert derived.rows(
+        "select load_id, lines_read, lines_unaccounted from monitoring.v_load_outcome "
+        "order by all"
+    ) == [(2, 2, 0), (3, 6, 0)]
+
+
+def command(warehouse: Warehouse, *arguments: str) -> Any:
+    with mock.patch.dict(os.environ, LMS_WAREHOUSE=str(warehouse.path)):
+        return CliRunner().invoke(app, ["reconcile", *arguments])
+
+
+def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
+    derived: Warehouse, tmp_path: Path
+) -> None:
+    warehouse = copy_of(derived, tmp_path)
+    # Landed and not yet derived from: to be behind is no error.
+    warehouse.land([ping("late", user="u2")])
+    before = sha256_of(warehouse.path)
+
+    result = command(warehouse, "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["agrees"], found["problems"]) == (True, [])
+    assert sha256_of(warehouse.path) == before
+    assert {path.suffix for path in tmp_path.iterdir()} == {".duckdb", ".ndjson"}
+    for table in found["tables"]:
+        assert table["live_hash"] == table["derived_hash"]
+        assert table["load_id"] == 4
+    assert len(found["tables"]) >= 9
+    assert found["notes"][0].startswith(
+        "class_signal stands at load 4: 1 load with 1 event behind"
+    )
+    lines = found["lines"]
+    assert (lines["lines_read"], lines["events"], lines["unaccounted"]) == (9, 7, 0)
+    assert (lines["dead_letters"], lines["discarded"]) == (1, 1)
+
+
+# --------------------------------------------------------------------------------------
+# Whatever disagrees
+# --------------------------------------------------------------------------------------
+
+DAMAGE = {
+    "a row is deleted": (
+        "delete from projections.prj_video_progress where user_id = 'u2'",
+        "projections.prj_video_progress: missing: user_id 'u2', class_id 'c1'",
+    ),
+    "a number is changed": (
+        "update projections.prj_quiz_result set best_score = 9 where user_id = 'u2'",
+        "projections.prj_quiz_result: wrong: user_id 'u2', class_id 'c1': "
+        "best_score is 9.0 and should be 3.0",
+    ),
+    "a row is made up": (
+        "insert into signals.class_signal by name "
+        "select * replace ('u9' as user_id) from signals.class_signal "
+        "where user_id = 'u3' and type = 'VIDEO_COMPLETED'",
+        "signals.class_signal: extra: user_id 'u9', class_id 'c2', "
+        "type 'VIDEO_COMPLETED'",
+    ),
+    "a source event is removed": (
+        "delete from raw.lms_event where event_id = 'u3c2'",
+        "signals.lms_signal: VIDEO_COMPLETED of user_id 'u3', class_id 'c2' names "
+        "event 'u3c2', which is not there",
+    ),
+    "that event's load does not add up": (
+        None,
+        "raw.load: load 3: 5 lines accepted, 4 events of it are there",
+    ),
+    "that event's state stands without it": (
+        None,
+        "projections.prj_video_progress: extra: user_id 'u3', class_id 'c2'",
+    ),
+    "a discarded letter is removed": (
+        "delete from raw.discarded_letter",
+        "raw.load: load 2: 2 lines not accepted; 0 dead letters of it are there, "
+        "0 discarded ones, 1 retried away",
+    ),
+    "in total lines are nowhere": (
+        None,
+        "raw.load: in total 2 lines are unaccounted for",
+    ),
+    "a place is moved back": (
+        "update staging.consumed_load set load_id = 2 "
+        "where model = 'prj_class_activity'",
+        "projections.prj_class_activity: prj_class_activity: it stands at load 2 and "
+        "has rows of load 4: that would be taken in twice",
+    ),
+    "a place is moved past the newest load": (
+        "update staging.consumed_load set load_id = 40 "
+        "where model = 'user_signal_total'",
+        "signals.user_signal_total: user_signal_total: it stands at load 40, and the "
+        "newest is 4: the loads between would be skipped",
+    ),
+    "a place is forgotten": (
+        "delete from staging.consumed_load where model = 'course_signal'",
+        "signals.course_signal: course_signal: it has no place: the next refresh "
+        "starts it over",
+    ),
+    "a table is dropped": (
+        "drop table projections.prj_user_quarter_hour",
+        "projections.prj_user_quarter_hour: the table is not there",
+    ),
+    "a table gets a column": (
+        "alter table signals.course_signal add column note varchar",
+        "signals.course_signal: other columns: note VARCHAR",
+    ),
+    "a seed is edited": (
+        "update signals.signal_type set xp = 1 where type = 'QUIZ_PASSED'",
+        "signals.signal_type: wrong: type 'QUIZ_PASSED': xp is 1 and should be 100",
+    ),
+    "a view is made otherwise": (
+        "create or replace view progress.v_user_progress as select 1 as user_id",
+        "progress.v_user_progress: another definition than the project's",
+    ),
+}
+
+
+def damage(warehouse: Warehouse) -> None:
+    for statement, _ in DAMAGE.values():
+        if statement:
+            warehouse.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def damaged(derived: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    warehouse = copy_of(derived, tmp_path_factory.mktemp("damaged"))
+    damage(warehouse)
+    return warehouse
+
+
+@pytest.fixture(scope="module")
+def found(damaged: Warehouse) -> Reconciliation:
+    before = sha256_of(damaged.path)
+    found = reconciled(damaged)
+    assert sha256_of(damaged.path) == before
+    return found
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_whatever_disagrees_is_found_and_its_keys_are_named(
+    found: Reconciliation, what: str
+) -> None:
+    assert DAMAGE[what][1] in found.problems
+
+
+def test_what_was_left_alone_agrees(found: Reconciliation) -> None:
+    hashes = {
+        table.table: (table.live_hash, table.derived_hash) for table in found.tables
+    }
+    assert hashes["staging.event_type"][0] == hashes["staging.event_type"][1]
+    assert hashes["signals.class_signal"][0] != hashes["signals.class_signal"][1]
+    [quizzes] = [t for t in found.tables if t.table == "projections.prj_quiz_result"]
+    assert (quizzes.added, quizzes.gone, quizzes.changed) == (0, 0, 1)
+
+
+def test_the_command_says_what_disagrees_and_exits_with_1(
+    damaged: Warehouse, found: Reconciliation
+) -> None:
+    with mock.patch("orchestration.reconcile.reconcile", return_value=found):
+        tables, as_json = command(damaged), command(damaged, "--json")
+
+    assert (tables.exit_code, as_json.exit_code) == (1, 1)
+    assert "projections.prj_quiz_result" in tables.stdout
+    assert json.loads(as_json.stdout)["problems"] == list(found.problems)
+
+
+def test_a_repair_heals_what_raw_can_tell(damaged: Warehouse, tmp_path: Path) -> None:
+    (tmp_path / "rebuilt").mkdir()
+    repaired = copy_of(damaged, tmp_path)
+    rebuilt = copy_of(damaged, tmp_path / "rebuilt")
+
+    found = reconciled(repaired, repair=True)
+
+    assert "projections.prj_quiz_result: 1 key" in found.repaired
+    assert "progress.v_user_progress: its definition" in found.repaired
+    assert "user_signal_total: its place, load 4" in found.repaired
+    # The event and the letter that are gone from raw stay gone.
+    assert [problem.split(":")[0] for problem in found.problems] == ["raw.load"] * 3
+    repaired.refresh(**VARIABLES)
+    rebuilt.rebuild(**VARIABLES)
+    assert_same_state(repaired.state(), rebuilt.state())
+
+
+def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
+    from orchestration.definitions import defs
+
+    with (
+        mock.patch("orchestration.reconcile_checks.reconcile", return_value=found),
+        dg.instance_for_test() as instance,
+    ):
+        result = defs.resolve_job_def("reconcile").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+
+    assert not result.success
+    passed = {
+        ".".join(check.asset_key.path): check.passed
+        for check in result.get_asset_check_evaluations()
+    }
+    red = {asset for asset, is_green in passed.items() if not is_green}
+    assert red == {problem.split(": ")[0] for _, problem in DAMAGE.values()}
+    assert passed["staging.event_type"]
+
+
+def test_the_job_runs_once_a_day_and_no_other_job_does_its_work() -> None:
+    from orchestration.definitions import defs
+
+    schedule = defs.resolve_schedule_def("reconcile_schedule")
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    assert schedule.cron_schedule == "0 4 * * *"
+    for job in ("refresh", "rebuild", "checks"):
+        nodes = [node.name for node in defs.resolve_job_def(job).nodes]
+        assert "compare_with_raw" not in nodes
+
+
+# --------------------------------------------------------------------------------------
+# A projection that fails
+# --------------------------------------------------------------------------------------
+
+
+def failures(warehouse: Warehouse) -> dict[str, str]:
+    """Refreshes; the models that failed, each with its message."""
+    derivation = warehouse._run(rebuild=False, variables=VARIABLES)
+    return {node.name: node.message for node in derivation.failures}
+
+
+def places(warehouse: Warehouse) -> dict[str, int]:
+    return dict(warehouse.rows("select model, load_id from staging.consumed_load"))
+
+
+POISONED = {"prj_video_progress", "class_signal", "course_signal", "user_signal_total"}
+
+
+def test_a_poison_row_holds_up_one_projection_and_is_named(
+    derived: Warehouse, tmp_path: Path
+) -> None:
+    warehouse = copy_of(derived, tmp_path)
+    events = [ping(f"e{n}", user=f"u{n}", position=95, in_class="c1") for n in range(9)]
+    warehouse.land([*events, quiz("q5", user="u5")])
+    sound = warehouse.value("select line from raw.lms_event where event_id = 'e5'")
+    warehouse.execute("update raw.lms_event set line = '{' where event_id = 'e5'")
+
+    [(model, message)] = failures(warehouse).items()
+
+    assert model == "prj_video_progress"
+    assert "Malformed JSON" in message
+    assert "it fails on user_id 'u5', class_id 'c1' (8 other keys pass)" in message
+    assert {m for m, place in places(warehouse).items() if place == 4} == POISONED
+    assert {m for m, place in places(warehouse).items() if place == 5} == {
+        *("prj_class_activity", "prj_quiz_result", "prj_user_quarter_hour")
+    }
+    found = reconciled(warehouse)
+    assert found.agrees, found.problems
+    assert {table.load_id for table in found.tables} == {4, 5}
+
+    warehouse.execute(
+        f"update raw.lms_event set line = '{sound}' where event_id = 'e5'"
+    )
+    assert failures(warehouse) == {}
+    assert set(places(warehouse).values()) == {5}
+    assert reconciled(warehouse).agrees
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of its own, where the machine lets one be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        mounted = (
+            subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        )
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_half_done(
+    derived: Warehouse, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "64m"):
+        warehouse = copy_of(derived, disk)
+        warehouse.land(
+            ping(f"e{number}", user=f"learner-{number}", position=95, in_class="c2")
+            for number in range(20_000)
+        )
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 300_000))
+
+        failed = failures(warehouse)
+
+        assert any("No space left" in message for message in failed.values())
+        for model, place in places(warehouse).items():
+            if model == "prj_video_progress":
+                assert warehouse.value(
+                    "select sum(ping_count) from projections.prj_video_progress"
+                ) == (4 if place == 4 else 20_004)
+        filler.unlink()
+        assert failures(warehouse) == {}
+        assert set(places(warehouse).values()) == {5}
+        assert warehouse.rows(
+            "select count(*), sum(video_completed) from progress.v_user_progress"
+        ) == [(20_004, 20_003)]
