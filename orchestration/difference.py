@@ -69,6 +69,8 @@ def compare(
     """
     after = columns(connection, DERIVED, relation)
     before = columns(connection, f"'{LIVE}'", relation)
+    if not _is_readable(connection, relation):
+        before = {}
     common = [name for name in after if after[name] == before.get(name)]
     selected = ", ".join(f'"{name}"' for name in common) or '0 as "nothing"'
     derived = f"select {selected} from {quoted(relation)}"
@@ -103,6 +105,15 @@ def compare(
             for example in changes.examples(change, examples)
         ),
     )
+
+
+def _is_readable(connection: duckdb.DuckDBPyConnection, relation: Relation) -> bool:
+    """Not if it is missing, or a view of something that is."""
+    try:
+        connection.execute(f"select * from {LIVE}.{quoted(relation)} limit 0")
+    except (duckdb.CatalogException, duckdb.BinderException):
+        return False
+    return True
 
 
 class _Changes:

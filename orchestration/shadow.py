@@ -78,11 +78,18 @@ def remove_left_behind(warehouse_path: Path) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A shadow, made if it is missing, with the warehouse attached for reading."""
-    with contextlib.closing(duckdb.connect(str(path))) as connection:
-        connection.execute("set timezone = 'UTC'")
-        _wait_for_lock(lambda: attach(connection, warehouse_path, LIVE))
-        yield connection
+    """A shadow, made if it is missing, with the warehouse attached for reading.
+
+    Raises `WarehouseError`: a full disk, say, is one line.
+    """
+    try:
+        with contextlib.closing(duckdb.connect(str(path))) as connection:
+            connection.execute("set timezone = 'UTC'")
+            _wait_for_lock(lambda: attach(connection, warehouse_path, LIVE))
+            yield connection
+    except duckdb.Error as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WarehouseError(f"nothing was changed: {first_line}") from error
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
