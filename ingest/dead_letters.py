@@ -151,13 +151,17 @@ class Letter:
         """`line` is text, or `line_base64` where it is none."""
         values = {"id": str(self.id), **vars(self), "is_truncated": self.is_truncated}
         line = values.pop("line")
-        values["first_seen"] = f"{self.first_seen.isoformat()}Z"
+        values["first_seen"] = _as_text(self.first_seen)
         if with_line:
             try:
                 values["line"] = line.decode()
             except UnicodeDecodeError:
                 values["line_base64"] = base64.b64encode(line).decode()
         return values
+
+
+def _as_text(moment: datetime) -> str:
+    return f"{moment.isoformat()}Z"
 
 
 @dataclass(frozen=True)
@@ -206,8 +210,15 @@ class History:
             "id": str(self.id),
             "state": self.state,
             "letter": self.letter and self.letter.as_json(with_line=True),
-            "retries": [asdict(attempt) for attempt in self.attempts],
-            "discarded": self.discarded and asdict(self.discarded),
+            "retries": [
+                {**asdict(attempt), "retried_at": _as_text(attempt.retried_at)}
+                for attempt in self.attempts
+            ],
+            "discarded": self.discarded
+            and {
+                **asdict(self.discarded),
+                "discarded_at": _as_text(self.discarded.discarded_at),
+            },
         }
 
 
@@ -400,10 +411,10 @@ def retry(
 
     Accepted: the line is an event of the new load, from its own file and line. Known by
     now with the same content: it is a duplicate. Both are dead letters no more. Else it
-    stays one, with one attempt more and today's reason. A line is judged by when it was
-    first received: waiting does not make the time of a wrong clock right. One of an
-    erased learner is gone, and counted. Raises `WarehouseError`, and has then changed
-    nothing.
+    stays one, with one attempt more and today's reason. A line of an erased learner is
+    gone, and counted. Lines are judged by when they were first received: waiting does
+    not make the time of a wrong clock right. Raises `WarehouseError`, and has then
+    changed nothing.
     """
     started = time.perf_counter()
     now = now or warehouse.utc_now()

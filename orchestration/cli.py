@@ -685,7 +685,7 @@ def _show_reconciliation(result: Any) -> None:
 
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...", help="Dead letters by load and line, like 3:17."),
+    typer.Argument(metavar="ID", help="Dead letters by load and line, like 3:17."),
 ]
 Reasons = Annotated[
     list[str] | None,
@@ -781,7 +781,10 @@ def show_dead_letter(
         letter = history.letter.as_json(with_line=False)
         rows += [(name, value) for name, value in letter.items() if name != "id"]
     rows += [
-        (f"retry, load {attempt.load_id}", f"{attempt.outcome}, {attempt.retried_at}")
+        (
+            f"retry, load {attempt.load_id}",
+            f"{attempt.outcome}, {_cell(attempt.retried_at)}",
+        )
         for attempt in history.attempts
     ]
     if history.discarded:
@@ -855,7 +858,10 @@ def retry_dead_letters(
             ],
         )
         if result.load_id is not None:
-            output.print(f"Load {result.load_id}. `warehouse refresh` derives from it.")
+            output.print(
+                f"Load {result.load_id}."
+                + (" `warehouse refresh` derives from it." if result.accepted else "")
+            )
     _say_truncated(result.truncated)
 
 

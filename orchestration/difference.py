@@ -77,21 +77,26 @@ def compare(
     live = f"select {selected} from {LIVE}.{quoted(relation)} where {only}"
     if not before:
         live = f"{derived} where false"
+    differing = 0
     for table, rows, others in (
         ("only_live", live, derived),
         ("only_derived", derived, live),
     ):
-        connection.execute(
+        [[count]] = connection.execute(
             f"create or replace temp table {table} as {rows} except all {others}"
-        )
+        ).fetchall()
+        differing += count
+    [[row_count]] = connection.execute(f"select count(*) from ({derived})").fetchall()
     key = [name for name in relation.key if name in common] or common or ["nothing"]
     changes = _Changes(connection, key, common)
+    kinds = ("added", "gone", "changed") if differing else ()
+    counts = {kind: changes.count(kind) for kind in kinds}
     return Difference(
         table=relation.full_name,
-        rows=connection.execute(f"select count(*) from ({derived})").fetchall()[0][0],
-        added=changes.count("added"),
-        gone=changes.count("gone"),
-        changed=changes.count("changed"),
+        rows=row_count,
+        added=counts.get("added", 0),
+        gone=counts.get("gone", 0),
+        changed=counts.get("changed", 0),
         columns_added=tuple(
             f"{name} {after[name]}" for name in after if name not in common
         ),
@@ -99,10 +104,7 @@ def compare(
             f"{name} {before[name]}" for name in before if name not in common
         ),
         examples=tuple(
-            example
-            for change in ("added", "gone", "changed")
-            if key  # else there is no column to name a row by
-            for example in changes.examples(change, examples)
+            example for kind in kinds for example in changes.examples(kind, examples)
         ),
     )
 

@@ -149,7 +149,7 @@ class Reconciliation:
         if self.lines.unaccounted:
             add(LOADS, f"in total {self.lines.unaccounted} lines are unaccounted for")
         for gap in self.gaps:
-            add(gap.table, f"{gap.model}: {gap.problem}")
+            add(gap.table, gap.problem)
         for table in self.tables:
             for problem in table.problems:
                 add(table.table, problem)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,7 +37,7 @@ from ingest.contracts import LARGEST_LINE_BYTES, contracts
 from ingest.dead_letters import LetterId, Retry, Selection
 from ingest.warehouse import WarehouseError, open_for_reading
 from orchestration.cli import app
-from test_interruptions import KILLS, kill_after, seconds_of
+from test_interruptions import KILLS, Processes
 
 RETRIED_AT = RECEIVED_AT + timedelta(days=7)
 PING_V2 = ("VIDEO_PING", 2)
@@ -557,10 +556,10 @@ MISCOUNTED = """
 
 
 @pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
+def processes() -> Processes:
     context = get_context("forkserver")
     context.set_forkserver_preload(["test_dead_letters"])
-    return context
+    return Processes(context)
 
 
 def retry_all(warehouse_path: Path) -> None:
@@ -604,17 +603,17 @@ def apart_from_attempts(warehouse: Warehouse) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_retry_killed_at_any_instant_has_happened_wholly_or_not_at_all(
-    tmp_path: Path, processes: ForkServerContext, kills: int
+    tmp_path: Path, processes: Processes, kills: int
 ) -> None:
     unbroken = with_letters(tmp_path / "unbroken")
     untouched = raw(unbroken)
-    seconds = seconds_of(processes.Process(target=retry_all, args=(unbroken.path,)))
+    cpu_seconds = processes.cpu_seconds(retry_all, unbroken.path)
     expected = raw(unbroken)
     was_at_work = []
     for kill in range(kills):
         warehouse = with_letters(tmp_path / str(kill))
-        process = processes.Process(target=retry_all, args=(warehouse.path,))
-        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        instant = Random().uniform(0, cpu_seconds)
+        was_at_work.append(processes.killed(instant, retry_all, warehouse.path))
         assert raw(warehouse) in (untouched, expected)
         retry_all(warehouse.path)
         assert apart_from_attempts(warehouse) == apart_from_attempts(unbroken)

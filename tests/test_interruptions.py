@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -163,21 +164,30 @@ def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
     assert any(was_at_work)
 
 
-def land_until_killed(file: Path, warehouse_path: Path) -> None:
-    def kill_this_process(file: Path, count: int) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+def kill_this_process(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
+
+def land_and_die_after_a_chunk(file: Path, warehouse_path: Path) -> None:
     landing.land(
         [file], warehouse_path, chunk_bytes=CHUNK_BYTES, on_lines=kill_this_process
     )
 
 
+def land_and_die_when_all_is_counted(file: Path, warehouse_path: Path) -> None:
+    with mock.patch("ingest.warehouse.record_load", kill_this_process):
+        landing.land([file], warehouse_path, chunk_bytes=CHUNK_BYTES)
+
+
+@pytest.mark.parametrize(
+    "land_and_die", [land_and_die_after_a_chunk, land_and_die_when_all_is_counted]
+)
 def test_a_land_killed_in_the_middle_of_a_file_leaves_nothing_of_it(
-    tmp_path: Path, processes: Processes
+    tmp_path: Path, processes: Processes, land_and_die: Callable[[Path, Path], None]
 ) -> None:
     [file, *_] = event_files(tmp_path)
     warehouse = warehouse_in(tmp_path / "killed")
-    process = processes.start(land_until_killed, file, warehouse.path)
+    process = processes.start(land_and_die, file, warehouse.path)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert landed(warehouse) == {"lms_event": [], "dead_letter": [], "load": []}

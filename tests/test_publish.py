@@ -773,6 +773,7 @@ def test_a_receiver_that_stored_and_said_500_is_told_the_same_ids_again(
 @pytest.mark.parametrize(
     "wanted",
     ["1", format_datetime(datetime.now(UTC) + timedelta(hours=-1), usegmt=True)],
+    ids=["seconds", "a time that is over"],
 )
 def test_retry_after_is_waited_for(
     warehouse: Warehouse, receiver: Receiver, wanted: str

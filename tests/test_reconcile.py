@@ -21,39 +21,58 @@ from builders import RECEIVED_AT, Class, Warehouse, assert_same_state, ping, qui
 from ingest import dead_letters
 from ingest.dead_letters import Selection
 from ingest.lines import sha256_of
+from orchestration import transform
 from orchestration.cli import app
 from orchestration.reconcile import Reconciliation, reconcile
 from test_dead_letters import land_before
 
 pytestmark = pytest.mark.xdist_group("reconcile")
 
-# As the command derives, which gives no variables.
-VARIABLES = {"now": ""}
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where dbt works: another path would be parsed anew, which takes a second."""
+    return tmp_path_factory.mktemp("place")
 
 
-def copy_of(warehouse: Warehouse, folder: Path) -> Warehouse:
-    copy = Warehouse(folder)
-    shutil.copy(warehouse.path, copy.path)
-    return copy
+@pytest.fixture
+def warehouse(place: Path, derived: Path) -> Iterator[Warehouse]:
+    """What `derived` describes, to do with as one likes."""
+    yield put(derived, place)
+    for file in place.iterdir():
+        file.unlink()
 
 
-def reconciled(warehouse: Warehouse, **how: Any) -> Reconciliation:
-    return reconcile(warehouse.path, variables=VARIABLES, **how)
+def put(file: Path, place: Path) -> Warehouse:
+    warehouse = Warehouse(place)
+    shutil.copy(file, warehouse.path)
+    return warehouse
+
+
+def refresh(warehouse: Warehouse, *, rebuild: bool = False) -> dict[str, str]:
+    """As the command does, without tests; what failed, each with its message."""
+    quickly = {"DBT_INDIRECT_SELECTION": "empty", "DBT_WRITE_JSON": "false"}
+    with mock.patch.dict(os.environ, quickly):
+        derivation = transform.derive(
+            warehouse.path,
+            rebuild=rebuild,
+            select=("resource_type:model", "resource_type:seed"),
+        )
+    return {node.name: node.message or "" for node in derivation.failures}
 
 
 @pytest.fixture(scope="module")
-def derived(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """Refreshed twice: after a file, and after a second one, a retry and a discard.
+def derived(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse refreshed after two files, a retry and a discard.
 
     u1 completes course k1 with a line that was dead at first, u2 does half of it, u3's
     video is complete. Loads: 1 the catalogue, 2 and 3 files, 4 the retry.
     """
-    warehouse = Warehouse(tmp_path_factory.mktemp("derived"))
+    warehouse = Warehouse(place)
     warehouse.land_catalogue(
         Class("c1", has_quiz=1), Class("c2"), Class("c3", course_id="k2", has_video=0)
     )
     land_before(warehouse, b"{", ping("u1c2", position=95, user="u1", in_class="c2"))
-    warehouse.refresh(**VARIABLES)
     warehouse.land(
         [
             ping("u1c1", position=95, user="u1"),
@@ -68,16 +87,18 @@ def derived(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     dead_letters.discard(
         warehouse.path, Selection(load_ids=(2,)), by="ana", why="cut short"
     )
-    warehouse.refresh(**VARIABLES)
-    return warehouse
+    assert refresh(warehouse) == {}
+    kept = tmp_path_factory.mktemp("derived") / "warehouse.duckdb"
+    shutil.move(warehouse.path, kept)
+    return kept
 
 
-def test_a_retried_line_is_derived_by_the_next_refresh(derived: Warehouse) -> None:
-    assert derived.rows(
+def test_a_retried_line_is_derived_from_as_any_other(warehouse: Warehouse) -> None:
+    assert warehouse.rows(
         "select user_id, load_id, source_event_ids from signals.lms_signal "
         "where type = 'COURSE_COMPLETED'"
     ) == [("u1", 4, ["u1c1", "u1c2", "u1q1"])]
-    assert derived.rows(
+    assert warehouse.rows(
         "select load_id, lines_read, lines_unaccounted from monitoring.v_load_outcome "
         "order by all"
     ) == [(2, 2, 0), (3, 6, 0)]
@@ -89,9 +110,8 @@ def command(warehouse: Warehouse, *arguments: str) -> Any:
 
 
 def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
-    derived: Warehouse, tmp_path: Path
+    warehouse: Warehouse,
 ) -> None:
-    warehouse = copy_of(derived, tmp_path)
     # Landed and not yet derived from: to be behind is no error.
     warehouse.land([ping("late", user="u2")])
     before = sha256_of(warehouse.path)
@@ -102,7 +122,10 @@ def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
     found = json.loads(result.stdout)
     assert (found["agrees"], found["problems"]) == (True, [])
     assert sha256_of(warehouse.path) == before
-    assert {path.suffix for path in tmp_path.iterdir()} == {".duckdb", ".ndjson"}
+    assert {path.suffix for path in warehouse.folder.iterdir()} == {
+        ".duckdb",
+        ".ndjson",
+    }
     for table in found["tables"]:
         assert table["live_hash"] == table["derived_hash"]
         assert table["load_id"] == 4
@@ -161,18 +184,18 @@ DAMAGE = {
     "a place is moved back": (
         "update staging.consumed_load set load_id = 2 "
         "where model = 'prj_class_activity'",
-        "projections.prj_class_activity: prj_class_activity: it stands at load 2 and "
+        "projections.prj_class_activity: it stands at load 2 and "
         "has rows of load 4: that would be taken in twice",
     ),
     "a place is moved past the newest load": (
         "update staging.consumed_load set load_id = 40 "
         "where model = 'user_signal_total'",
-        "signals.user_signal_total: user_signal_total: it stands at load 40, and the "
+        "signals.user_signal_total: it stands at load 40, and the "
         "newest is 4: the loads between would be skipped",
     ),
     "a place is forgotten": (
         "delete from staging.consumed_load where model = 'course_signal'",
-        "signals.course_signal: course_signal: it has no place: the next refresh "
+        "signals.course_signal: it has no place: the next refresh "
         "starts it over",
     ),
     "a table is dropped": (
@@ -201,17 +224,13 @@ def damage(warehouse: Warehouse) -> None:
 
 
 @pytest.fixture(scope="module")
-def damaged(derived: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    warehouse = copy_of(derived, tmp_path_factory.mktemp("damaged"))
+def found(place: Path, derived: Path) -> Reconciliation:
+    """What is found of all of it."""
+    warehouse = put(derived, place)
     damage(warehouse)
-    return warehouse
-
-
-@pytest.fixture(scope="module")
-def found(damaged: Warehouse) -> Reconciliation:
-    before = sha256_of(damaged.path)
-    found = reconciled(damaged)
-    assert sha256_of(damaged.path) == before
+    before = sha256_of(warehouse.path)
+    found = reconcile(warehouse.path)
+    assert sha256_of(warehouse.path) == before
     return found
 
 
@@ -233,31 +252,30 @@ def test_what_was_left_alone_agrees(found: Reconciliation) -> None:
 
 
 def test_the_command_says_what_disagrees_and_exits_with_1(
-    damaged: Warehouse, found: Reconciliation
+    warehouse: Warehouse, found: Reconciliation
 ) -> None:
     with mock.patch("orchestration.reconcile.reconcile", return_value=found):
-        tables, as_json = command(damaged), command(damaged, "--json")
+        tables, as_json = command(warehouse), command(warehouse, "--json")
 
     assert (tables.exit_code, as_json.exit_code) == (1, 1)
     assert "projections.prj_quiz_result" in tables.stdout
     assert json.loads(as_json.stdout)["problems"] == list(found.problems)
 
 
-def test_a_repair_heals_what_raw_can_tell(damaged: Warehouse, tmp_path: Path) -> None:
-    (tmp_path / "rebuilt").mkdir()
-    repaired = copy_of(damaged, tmp_path)
-    rebuilt = copy_of(damaged, tmp_path / "rebuilt")
+def test_a_repair_heals_what_raw_can_tell(warehouse: Warehouse) -> None:
+    damage(warehouse)
 
-    found = reconciled(repaired, repair=True)
+    found = reconcile(warehouse.path, repair=True)
 
     assert "projections.prj_quiz_result: 1 key" in found.repaired
     assert "progress.v_user_progress: its definition" in found.repaired
     assert "user_signal_total: its place, load 4" in found.repaired
     # The event and the letter that are gone from raw stay gone.
     assert [problem.split(":")[0] for problem in found.problems] == ["raw.load"] * 3
-    repaired.refresh(**VARIABLES)
-    rebuilt.rebuild(**VARIABLES)
-    assert_same_state(repaired.state(), rebuilt.state())
+    assert refresh(warehouse) == {}
+    repaired = warehouse.state()
+    assert refresh(warehouse, rebuild=True) == {}
+    assert_same_state(repaired, warehouse.state())
 
 
 def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
@@ -297,12 +315,6 @@ def test_the_job_runs_once_a_day_and_no_other_job_does_its_work() -> None:
 # --------------------------------------------------------------------------------------
 
 
-def failures(warehouse: Warehouse) -> dict[str, str]:
-    """Refreshes; the models that failed, each with its message."""
-    derivation = warehouse._run(rebuild=False, variables=VARIABLES)
-    return {node.name: node.message for node in derivation.failures}
-
-
 def places(warehouse: Warehouse) -> dict[str, int]:
     return dict(warehouse.rows("select model, load_id from staging.consumed_load"))
 
@@ -311,15 +323,14 @@ POISONED = {"prj_video_progress", "class_signal", "course_signal", "user_signal_
 
 
 def test_a_poison_row_holds_up_one_projection_and_is_named(
-    derived: Warehouse, tmp_path: Path
+    warehouse: Warehouse,
 ) -> None:
-    warehouse = copy_of(derived, tmp_path)
     events = [ping(f"e{n}", user=f"u{n}", position=95, in_class="c1") for n in range(9)]
     warehouse.land([*events, quiz("q5", user="u5")])
     sound = warehouse.value("select line from raw.lms_event where event_id = 'e5'")
     warehouse.execute("update raw.lms_event set line = '{' where event_id = 'e5'")
 
-    [(model, message)] = failures(warehouse).items()
+    [(model, message)] = refresh(warehouse).items()
 
     assert model == "prj_video_progress"
     assert "Malformed JSON" in message
@@ -328,22 +339,21 @@ def test_a_poison_row_holds_up_one_projection_and_is_named(
     assert {m for m, place in places(warehouse).items() if place == 5} == {
         *("prj_class_activity", "prj_quiz_result", "prj_user_quarter_hour")
     }
-    found = reconciled(warehouse)
+    found = reconcile(warehouse.path)
     assert found.agrees, found.problems
     assert {table.load_id for table in found.tables} == {4, 5}
 
     warehouse.execute(
         f"update raw.lms_event set line = '{sound}' where event_id = 'e5'"
     )
-    assert failures(warehouse) == {}
+    assert refresh(warehouse) == {}
     assert set(places(warehouse).values()) == {5}
-    assert reconciled(warehouse).agrees
+    assert reconcile(warehouse.path).agrees
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own, where the machine lets one be mounted."""
-    folder.mkdir()
+    """A file system of its own over the folder, where the machine lets one be."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
         mounted = (
@@ -359,20 +369,17 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_done(
-    derived: Warehouse, tmp_path: Path
-) -> None:
-    disk = tmp_path / "disk"
-    with small_disk(disk, "64m"):
-        warehouse = copy_of(derived, disk)
+def test_a_full_disk_leaves_nothing_half_done(place: Path, derived: Path) -> None:
+    with small_disk(place, "64m"):
+        warehouse = put(derived, place)
         warehouse.land(
             ping(f"e{number}", user=f"learner-{number}", position=95, in_class="c2")
             for number in range(20_000)
         )
-        filler = disk / "filler"
-        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 300_000))
+        filler = place / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(place).free - 300_000))
 
-        failed = failures(warehouse)
+        failed = refresh(warehouse)
 
         assert any("No space left" in message for message in failed.values())
         for model, place in places(warehouse).items():
@@ -381,7 +388,7 @@ def test_a_full_disk_leaves_nothing_half_done(
                     "select sum(ping_count) from projections.prj_video_progress"
                 ) == (4 if place == 4 else 20_004)
         filler.unlink()
-        assert failures(warehouse) == {}
+        assert refresh(warehouse) == {}
         assert set(places(warehouse).values()) == {5}
         assert warehouse.rows(
             "select count(*), sum(video_completed) from progress.v_user_progress"
