@@ -6,6 +6,7 @@ must not make a refresh fail, and one that is slow must not keep the next from s
 That job is in no pool. It opens the warehouse between two batches, for milliseconds.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import dagster as dg
@@ -13,7 +14,7 @@ import dagster as dg
 from ingest import warehouse
 from ingest.warehouse import WarehouseError, WarehouseLocked
 from orchestration import publish
-from orchestration.assets import POOL, RETRY_WAIT_SEC
+from orchestration.assets import POOL, RETRY_WAIT_SEC, sample_table
 from orchestration.integration_events import Format
 from orchestration.publish import Delivery, Settings
 
@@ -29,13 +30,29 @@ def forms_in_use(settings: Settings) -> tuple[Format, ...]:
 
 
 def as_table(deliveries: tuple[Delivery, ...]) -> dg.MetadataValue:
-    lines = ["| target | state | sent now | place | behind | |", "|" + " --- |" * 6]
-    lines += [
-        f"| {d.target} | {d.state} | {d.sent} | {d.place} | {d.behind} "
-        f"| {d.error or ''} |"
-        for d in deliveries
-    ]
-    return dg.MetadataValue.md("\n".join(lines))
+    columns = ["target", "state", "sent", "place", "behind"]
+    rows = [tuple(getattr(d, column) for column in columns) for d in deliveries]
+    return dg.MetadataValue.md(sample_table(rows, columns))
+
+
+def fail_for(deliveries: tuple[Delivery, ...]) -> None:
+    """Raises `dg.Failure` if there is one that failed, with the reason of each."""
+    failures = [f"{d.target}: {d.error}" for d in deliveries if d.state == "failed"]
+    if failures:
+        raise dg.Failure("; ".join(failures), allow_retries=False)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """A locked warehouse is tried again; what the user can mend is one line."""
+    try:
+        yield
+    except WarehouseLocked as error:
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @dg.asset(
@@ -49,24 +66,16 @@ def integration_events() -> dg.MaterializeResult[None]:
 
     Nothing in it changes afterwards, whatever becomes of the signal.
     """
-    try:
+    with explained():
         settings = Settings.from_environment()
         result = publish.publish_files(
             warehouse.warehouse_path(), settings, forms_in_use(settings)
         )
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    if result.failures:
-        failed = "; ".join(str(delivery.error) for delivery in result.failures)
-        raise dg.Failure(failed, allow_retries=False)
+    fail_for(result.deliveries)
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": max(d.place for d in result.deliveries),
             "enqueued": result.enqueued,
+            "newest_sequence": max(d.place for d in result.deliveries),
             "folder": dg.MetadataValue.path(str(settings.folder)),
             "targets": as_table(result.deliveries),
         }
@@ -91,26 +100,18 @@ def deliveries() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
     One that fails makes the run fail, after the others have got theirs; the next run
     goes on where it stopped.
     """
-    try:
+    with explained():
         settings = Settings.from_environment()
         results = publish.publish_posts(
             warehouse.warehouse_path(), settings, forms_in_use(settings)
         )
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    failures = [f"{d.target}: {d.error}" for d in results if d.state == "failed"]
-    table = as_table(results)
+    behind = sum(delivery.behind for delivery in results)
     yield dg.AssetCheckResult(
-        passed=not any(d.behind for d in results),
+        passed=not behind,
         check_name="every_receiver_has_everything",
-        metadata={"targets": table, "behind": sum(d.behind for d in results)},
+        metadata={"behind": behind, "targets": as_table(results)},
     )
-    if failures:
-        raise dg.Failure("; ".join(failures), allow_retries=False)
+    fail_for(results)
     yield dg.MaterializeResult(
-        metadata={"sent": sum(d.sent for d in results), "targets": table}
+        metadata={"sent": sum(d.sent for d in results), "targets": as_table(results)}
     )

@@ -30,6 +30,13 @@ from orchestration.transform import Relation
 PROGRESS = "progress.v_user_progress"
 LEADERBOARD = "monitoring.v_leaderboard"
 
+# The state, and those answers that are a learner's own.
+_NEEDED_BY_A_PART = (
+    "+config.materialized:incremental",
+    "+v_user_progress",
+    "+lms_signal",
+)
+
 # How often a replay is begun again when others change what it derived from.
 ATTEMPTS = 3
 
@@ -153,6 +160,7 @@ def _attempt(
     made = shadow.derive(
         path,
         warehouse_path,
+        select=_NEEDED_BY_A_PART if scope.is_part else (),
         # A part fails the tests that compare what is derived with the loads.
         tested=apply and not scope.is_part,
         variables=variables,

@@ -497,8 +497,9 @@ def test_an_enqueueing_that_is_killed_leaves_nothing(
         with suppress(Killed):
             publish.publish(warehouse.path, to(warehouse))
 
-    assert publish.publish(warehouse.path, to(warehouse)).enqueued == 7
-    assert ids(published(warehouse)) == [id_of(s.signal_id) for s in signals(7)]
+    derive(warehouse, signals(9))
+    assert publish.publish(warehouse.path, to(warehouse)).enqueued == 9
+    assert ids(published(warehouse)) == [id_of(s.signal_id) for s in signals(9)]
 
 
 class Killed(BaseException):
@@ -921,6 +922,32 @@ def test_two_processes_that_publish_at_once_send_nothing_twice(
     [_, busy] = json.loads(other.stdout)["targets"]
     assert (other.returncode, busy["state"], busy["sent"]) == (0, "busy", 0)
     assert ids(receiver.stored) == [id_of(s.signal_id) for s in signals(10)]
+
+
+def test_what_was_acknowledged_is_noted_however_long_the_warehouse_is_held(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derive(warehouse, signals(3))
+    publish.enqueue(warehouse.path, to(warehouse))
+    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "0.1")
+    holders: list[subprocess.Popen[bytes]] = []
+
+    def take(batch: Batch) -> None:
+        script = (
+            "import duckdb, sys, time; connection = duckdb.connect(sys.argv[1]);"
+            "print('held', flush=True); time.sleep(1)"
+        )
+        holder = subprocess.Popen(
+            [sys.executable, "-c", script, str(warehouse.path)], stdout=subprocess.PIPE
+        )
+        assert holder.stdout
+        holder.stdout.readline()
+        holders.append(holder)
+
+    delivery = publish.deliver(warehouse.path, Target("there", take))
+    [holder] = holders
+    holder.communicate()
+    assert (delivery.state, delivery.place) == ("up to date", 3)
 
 
 def test_credentials_are_shown_nowhere(

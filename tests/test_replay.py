@@ -39,7 +39,7 @@ from builders import (
     new_warehouse,
     ping,
 )
-from ingest.warehouse import WarehouseError, open_for_writing
+from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
 from orchestration import shadow, transform
 from orchestration.as_of import ANSWERS, as_of
 from orchestration.cli import main
