@@ -115,6 +115,7 @@ def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
     # Landed and not yet derived from: to be behind is no error.
     warehouse.land([ping("late", user="u2")])
     before = sha256_of(warehouse.path)
+    files = set(warehouse.folder.iterdir())
 
     result = command(warehouse, "--json")
 
@@ -122,10 +123,7 @@ def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
     found = json.loads(result.stdout)
     assert (found["agrees"], found["problems"]) == (True, [])
     assert sha256_of(warehouse.path) == before
-    assert {path.suffix for path in warehouse.folder.iterdir()} == {
-        ".duckdb",
-        ".ndjson",
-    }
+    assert set(warehouse.folder.iterdir()) == files
     for table in found["tables"]:
         assert table["live_hash"] == table["derived_hash"]
         assert table["load_id"] == 4
@@ -195,8 +193,7 @@ DAMAGE = {
     ),
     "a place is forgotten": (
         "delete from staging.consumed_load where model = 'course_signal'",
-        "signals.course_signal: it has no place: the next refresh "
-        "starts it over",
+        "signals.course_signal: it has no place: the next refresh starts it over",
     ),
     "a table is dropped": (
         "drop table projections.prj_user_quarter_hour",

@@ -15,7 +15,7 @@ started as (
         load_id,
         -- The first snapshot holds from the beginning of time: before any event.
         case
-            when load_id = min(load_id) over () then timestamp '1970-01-01'
+            when load_id = min(load_id) over () then timestamp '0001-01-01'
             else effective_from
         end as valid_from
     from snapshots
