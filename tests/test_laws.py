@@ -573,3 +573,16 @@ def test_completion_is_judged_before_any_rounding(
 ) -> None:
     index = EDGES.index((position, duration, is_completed))
     assert completions[str(index)] == is_completed
+
+
+def test_an_absurdly_long_video_does_not_stop_a_projection(
+    warehouse: Warehouse,
+) -> None:
+    log = Log(
+        [], [ping("e1", position=4.5625e14, duration=5e14), ping("e2", user="u2")]
+    )
+    land_in_one_go(log, warehouse)
+    # Four decimals: the product of two exact ones has more digits than there are.
+    warehouse.refresh(completion_threshold=0.9125)
+    threshold = Decimal("0.9125")
+    assert_equals_oracle(warehouse, expected(log, completion_threshold=threshold))

@@ -25,9 +25,11 @@ judged as (
                 < duration_sec * ({{ var('completion_threshold') }} - 1e-9)
                 then false
             else coalesce(
-                try_cast(cast(position_sec as varchar) as decimal(35, 20))
-                >= {{ var('completion_threshold') }}
-                * try_cast(cast(duration_sec as varchar) as decimal(35, 20)),
+                {{ null_on_error(
+                    "cast(cast(position_sec as varchar) as decimal(35, 20)) >= "
+                    ~ var('completion_threshold')
+                    ~ " * cast(cast(duration_sec as varchar) as decimal(35, 20))"
+                ) }},
                 position_sec >= duration_sec * {{ var('completion_threshold') }}
             )
         end as is_completing
