@@ -244,8 +244,8 @@ def replay_command(
         int | None,
         typer.Option(
             min=0,
-            help="How many examples of a change (3 if not given), or rows of an answer "
-            "(20).",
+            help="How many examples of each change (1 if not given), or rows of each "
+            "answer (20).",
         ),
     ] = None,
     out: Annotated[
@@ -287,7 +287,7 @@ def replay_command(
     elif known_at:
         _as_of(known_at, scope, 20 if rows is None else rows, out, as_json)
     else:
-        _replay(scope, apply, 3 if rows is None else rows, as_json)
+        _replay(scope, apply, 1 if rows is None else rows, as_json)
 
 
 def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
@@ -307,6 +307,8 @@ def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
     )
     if example_rows := difference.example_rows(found.differences):
         _print_table("Examples", difference.EXAMPLES, example_rows)
+    if found.changed_rules and found.learners is None:
+        output.print(f"changed rules: {', '.join(found.changed_rules)}", markup=False)
     if found.changed_views:
         output.print(f"changed views: {', '.join(found.changed_views)}", markup=False)
     for note in found.notes:
@@ -337,6 +339,7 @@ def _undo(as_json: bool) -> None:
 def _as_of(
     moment: datetime, scope: Any, rows: int, out: Path | None, as_json: bool
 ) -> None:
+    from orchestration import difference
     from orchestration.as_of import as_of
 
     known = as_of(
@@ -359,7 +362,13 @@ def _as_of(
         _print_table(
             f"{answer.table}: {len(answer.rows):,} of {answer.row_count:,} rows",
             answer.columns,
-            answer.rows,
+            [
+                [
+                    difference.short(cell) if isinstance(cell, list) else cell
+                    for cell in row
+                ]
+                for row in answer.rows
+            ],
         )
     if out:
         output.print(f"All rows are in {out}", markup=False)

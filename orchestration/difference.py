@@ -188,6 +188,7 @@ class _Changes:
 
 # Of an added or gone row, and of one with many changes, this many columns are shown.
 _COLUMNS_SHOWN = 4
+_WIDTH = 45
 
 SUMMARY = ("table", "rows", "added", "gone", "changed", "columns")
 EXAMPLES = ("table", "change", "row", "live -> derived")
@@ -217,7 +218,7 @@ def example_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
         (
             each.table,
             example.change,
-            ", ".join(f"{name}={value}" for name, value in example.key.items()),
+            ", ".join(f"{name}={short(value)}" for name, value in example.key.items()),
             _columns_text(example),
         )
         for each in differences
@@ -227,13 +228,19 @@ def example_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 
 def _columns_text(example: Example) -> str:
     shown = [
-        f"{name}: {live} -> {derived}"
+        f"{name}: {short(live)} -> {short(derived)}"
         if example.change == "changed"
-        else f"{name}: {derived if example.change == 'added' else live}"
+        else f"{name}: {short(derived if example.change == 'added' else live)}"
         for name, (live, derived) in list(example.columns.items())[:_COLUMNS_SHOWN]
     ]
     more = len(example.columns) - len(shown)
     return ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+
+def short(value: object) -> str:
+    """For people: a list of event ids would fill the screen."""
+    text = str(value)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 
 def quoted(relation: Relation) -> str:

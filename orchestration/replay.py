@@ -110,6 +110,15 @@ class Replay:
         }
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What to derive from; `live_state` is what must not change until the swap."""
+
+    scope: Scope
+    through_load: int
+    live_state: tuple[Any, ...]
+
+
 def replay(
     warehouse_path: Path,
     scope: Scope | None = None,
@@ -128,15 +137,10 @@ def replay(
     scope = scope or Scope()
     started = time.perf_counter()
     for _ in range(ATTEMPTS):
+        plan = _plan(warehouse_path, scope)
         with shadow.folder(warehouse_path) as folder:
-            found = _attempt(
-                warehouse_path,
-                folder / warehouse_path.name,
-                scope,
-                apply,
-                examples,
-                variables,
-            )
+            path = folder / warehouse_path.name
+            found = _attempt(warehouse_path, path, plan, apply, examples, variables)
         if found:
             return replace(found, seconds=time.perf_counter() - started)
     raise WarehouseError(
@@ -148,13 +152,13 @@ def replay(
 def _attempt(
     warehouse_path: Path,
     path: Path,
-    scope: Scope,
+    plan: _Plan,
     apply: bool,
     examples: int,
     variables: Mapping[str, Any] | None,
 ) -> Replay | None:
     """None when the live state is no longer what was derived beside."""
-    plan = _plan(warehouse_path, scope)
+    scope = plan.scope
     with shadow.opened(path, warehouse_path) as connection:
         _make_raw(connection, plan)
     made = shadow.derive(
@@ -181,15 +185,6 @@ def _attempt(
 # --------------------------------------------------------------------------------------
 # What is derived from
 # --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What to derive from; `live_state` is what must not change until the swap."""
-
-    scope: Scope
-    through_load: int
-    live_state: tuple[Any, ...]
 
 
 def _plan(warehouse_path: Path, scope: Scope) -> _Plan:

@@ -24,11 +24,6 @@
     {{ struct({'occurred_at': occurred_at, 'event_id': event_id}) }}
 {%- endmacro %}
 
-{#- NULL where the expression fails, as when a product has too many digits. -#}
-{% macro null_on_error(expression) -%}
-    try({{ expression }})
-{%- endmacro %}
-
 {#- A sorted array without NULLs. -#}
 {% macro sorted_array(values) -%}
     list_sort(list_filter([{{ values | join(', ') }}], lambda x: x is not null))

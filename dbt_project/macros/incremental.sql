@@ -61,7 +61,6 @@ the old one.
 {% macro shared_sql() %}
     {% set rendered = [
         moment('a', 'b'),
-        null_on_error('a'),
         sorted_array(['a', 'b']),
         union_of_arrays('a'),
         is_blank('a'),

@@ -25,11 +25,12 @@ judged as (
                 < duration_sec * ({{ var('completion_threshold') }} - 1e-9)
                 then false
             else coalesce(
-                {{ null_on_error(
-                    "cast(cast(position_sec as varchar) as decimal(35, 20)) >= "
-                    ~ var('completion_threshold')
-                    ~ " * cast(cast(duration_sec as varchar) as decimal(35, 20))"
-                ) }},
+                -- NULL where the product has more digits than a decimal holds.
+                try(
+                    cast(cast(position_sec as varchar) as decimal(35, 20))
+                    >= {{ var('completion_threshold') }}
+                    * cast(cast(duration_sec as varchar) as decimal(35, 20))
+                ),
                 position_sec >= duration_sec * {{ var('completion_threshold') }}
             )
         end as is_completing
