@@ -20,7 +20,7 @@ import duckdb
 import tenacity
 
 from ingest import warehouse
-from ingest.warehouse import WarehouseError
+from ingest.warehouse import WarehouseError, WarehouseLocked
 from orchestration import transform
 from orchestration.transform import Relation
 
@@ -85,7 +85,9 @@ def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnecti
     try:
         with contextlib.closing(duckdb.connect(str(path))) as connection:
             connection.execute("set timezone = 'UTC'")
-            _wait_for_lock(lambda: attach(connection, warehouse_path, LIVE))
+            _wait_for_lock(
+                warehouse_path, lambda: attach(connection, warehouse_path, LIVE)
+            )
             yield connection
     except duckdb.Error as error:
         first_line = str(error).strip().splitlines()[0]
@@ -134,6 +136,7 @@ def derive(
     # Sources are the warehouse's, cut: their tests say nothing about a shadow.
     untested = ["resource_type:unit_test", transform.FULL_SCAN_TESTS, "source:*"]
     derivation, relations = _wait_for_lock(
+        warehouse_path,
         lambda: transform.derive_shadow(
             path,
             warehouse_path,
@@ -143,7 +146,7 @@ def derive(
             else ["resource_type:test", "resource_type:unit_test"],
             variables=variables,
             now=now,
-        )
+        ),
     )
     if derivation.failures:
         failures = (
@@ -163,15 +166,24 @@ def derive(
     )
 
 
-def _wait_for_lock(function: Callable[[], Result]) -> Result:
+def _wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
     """Calls it, and again while another process has the warehouse open for writing."""
+    wait_sec = warehouse.lock_wait_sec()
     attempt = tenacity.retry(
         retry=tenacity.retry_if_exception(_is_locked),
         wait=tenacity.wait_random(0.05, 0.3),
-        stop=tenacity.stop_after_delay(warehouse.lock_wait_sec()),
+        stop=tenacity.stop_after_delay(wait_sec),
         reraise=True,
     )
-    return attempt(function)()
+    try:
+        return attempt(function)()
+    except (duckdb.Error, WarehouseError) as error:
+        if not _is_locked(error):
+            raise
+        raise WarehouseLocked(
+            f"{warehouse_path}: other processes have held the warehouse for "
+            f"{wait_sec:g} s; wait for them to end"
+        ) from error
 
 
 def _is_locked(error: BaseException) -> bool:

@@ -172,7 +172,8 @@ def derive_shadow(
     manifest = _invoke(
         with_variables(["parse", "--no-write-json"], given), warehouse_path
     ).result
-    arguments = ["build", "--target", "shadow", "--no-write-json"]
+    # Without a log: an attempt that finds the warehouse locked is made again.
+    arguments = ["build", "--target", "shadow", "--no-write-json", "--log-level=none"]
     for option, selectors in (("--select", select), ("--exclude", exclude)):
         if selectors:
             arguments += [option, *selectors]
