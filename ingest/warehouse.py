@@ -5,6 +5,7 @@ its turn; a reader waits too, because DuckDB's lock excludes readers while one w
 """
 
 import contextlib
+import glob
 import os
 import shutil
 import threading
@@ -234,6 +235,32 @@ def _raw_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     return int(raw_tables)
 
 
+def _make(path: Path) -> None:
+    """A new warehouse, whole from the moment its name exists.
+
+    DuckDB writes the first blocks of a file one by one: killed between two of them, it
+    leaves one that it can't open again. What another process made meanwhile stays.
+    """
+    _remove_unmade(path)
+    new = path.with_name(f"{path.name}.new-{os.getpid()}")
+    try:
+        with contextlib.closing(duckdb.connect(str(new))) as connection:
+            connection.execute(_RAW_SCHEMA)
+        # Not found: another process, making it too, has taken ours for left behind.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.link(new, path)
+        sync_folder(path.parent)
+    except (duckdb.Error, OSError) as error:
+        raise _explain(error, path, 0) from error
+    finally:
+        _remove_unmade(path)
+
+
+def _remove_unmade(path: Path) -> None:
+    for new in path.parent.glob(f"{glob.escape(path.name)}.new-*"):
+        new.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def open_for_writing(
     path: Path, *, wait_sec: float | None = None
@@ -249,9 +276,11 @@ def open_for_writing(
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
     with _one_writer_in_this_process:
+        while not path.exists():
+            _make(path)
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
-            # Fewer: it is new, or an older version made it.
+            # Fewer: an older version made it, or it was an empty DuckDB file.
             if _raw_tables(connection, path) < _TABLES:
                 connection.execute(_RAW_SCHEMA)
             yield connection
@@ -324,7 +353,8 @@ def rewrite(path: Path, *, wait_sec: float | None = None) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes what a killed `rewrite`, or DuckDB when it was killed, left behind."""
+    """Removes what a process left behind that was killed while it wrote the file."""
+    _remove_unmade(path)
     fresh = f"{path.name}.rewriting"
     for name in (fresh, f"{fresh}.wal"):
         path.with_name(name).unlink(missing_ok=True)

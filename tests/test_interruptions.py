@@ -6,6 +6,7 @@ often at each place.
 """
 
 import os
+import resource
 import shutil
 import signal
 import time
@@ -162,6 +163,33 @@ def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
         land(files, warehouse.path)
         assert landed(warehouse) == expected
     assert any(was_at_work)
+
+
+def make_warehouse(warehouse_path: Path) -> None:
+    with open_for_writing(warehouse_path):
+        pass
+
+
+def make_warehouse_until(largest_file_bytes: int, warehouse_path: Path) -> None:
+    """The kernel ends the process where it would write past so many bytes of a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes,) * 2)
+    make_warehouse(warehouse_path)
+
+
+@pytest.mark.parametrize("written_bytes", [0, 4096, 8192, 12288, 100_000])
+def test_a_warehouse_killed_while_it_is_made_is_made_by_the_next(
+    tmp_path: Path, processes: Processes, written_bytes: int
+) -> None:
+    warehouse = warehouse_in(tmp_path / "it")
+    process = processes.start(make_warehouse_until, written_bytes, warehouse.path)
+    process.join()
+    assert process.exitcode == -signal.SIGXFSZ
+    make_warehouse(warehouse.path)
+    assert [file.name for file in warehouse.path.parent.iterdir()] == [
+        warehouse.path.name
+    ]
 
 
 def kill_this_process(*_: Any, **__: Any) -> None:
