@@ -686,7 +686,7 @@ def _show_reconciliation(result: Any) -> None:
         output.print(f"repaired: {line}", markup=False, soft_wrap=True)
     for line in result.problems:
         errors.print(f"error: {line}")
-    if result.agrees:
+    if result.agrees and result.tables:
         output.print("Everything that is derived agrees with raw.")
 
 

@@ -194,8 +194,10 @@ class _Trial:
             """,
             [list(numbers)],
         )
+        self._connection.execute("begin")
         for target, source, key in self._tables:
             self._refill(target, source, key)
+        self._connection.execute("commit")
 
     def _refill(self, target: str, source: str, key: Sequence[str]) -> None:
         columns = ", ".join(key)
