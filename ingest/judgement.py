@@ -81,10 +81,13 @@ def judge(
     connection.execute(
         """
         create or replace temp view accepted as
-        select * exclude (is_clean)
-        from staged
+        select
+            staged.* exclude (is_clean),
+            chunk.line
+        from chunk
+        inner join staged using (line_number)
         where
-            is_clean
+            staged.is_clean
             and line_number not in (select line_number from repeated)
         """
     )
@@ -177,7 +180,6 @@ def _add_to_staged(
         return
     columns = {
         "line_number": [number for number, _, _ in events],
-        "line": [line for _, line, _ in events],
         **{
             name: [getattr(event, name) for _, _, event in events]
             for name in Event.__dataclass_fields__
@@ -247,10 +249,13 @@ def _set_repeated_aside(
     chunks of this load, too): no index, no time window. The lines are left in the temp
     table `repeated`. Returns how many are duplicates, and the conflicts.
     """
+    # Columns that few rows are read of are fetched by row afterwards.
     connection.execute(
         """
         create or replace temp table known as
-        select event_id, line
+        select
+            rowid as row_id,
+            event_key
         from raw.lms_event
         where event_key in (select event_key from staged where is_clean)
         """
@@ -272,40 +277,65 @@ def _set_repeated_aside(
 
         first_in_chunk as (
 
-            select event_id, line_number, line
+            select event_id, min(line_number) as line_number
             from staged
             where is_clean and event_key in (select event_key from several)
-            qualify row_number() over (
-                partition by event_id order by line_number
-            ) = 1
+            group by event_id
+
+        ),
+
+        known_lines as (
+
+            select events.event_id, events.line
+            from raw.lms_event as events
+            where events.rowid in (select row_id from known)
 
         )
 
         select
             staged.line_number,
             staged.event_id,
-            staged.line,
-            coalesce(known.line, first_in_chunk.line) as first_line
+            first_in_chunk.line_number as first_line_number,
+            known_lines.line as known_line
         from staged
-        left join known using (event_id)
         left join first_in_chunk using (event_id)
+        left join known_lines using (event_id)
         where
             staged.is_clean
             and (
-                known.event_id is not null
+                known_lines.event_id is not null
                 or first_in_chunk.line_number < staged.line_number
             )
         """
     )
+    connection.execute(
+        """
+        create or replace temp table compared as
+        select
+            repeated.line_number,
+            repeated.event_id,
+            chunk.line,
+            coalesce(repeated.known_line, first.line) as first_line
+        from chunk
+        inner join repeated using (line_number)
+        left join (
+            select line_number, line
+            from chunk
+            inner join (
+                select distinct first_line_number from repeated
+            ) as firsts on chunk.line_number = firsts.first_line_number
+        ) as first on repeated.first_line_number = first.line_number
+        """
+    )
     [[self_evident]] = connection.execute(
-        "select count(*) from repeated where line = first_line"
+        "select count(*) from compared where line = first_line"
     ).fetchall()
     duplicate = int(self_evident)
     conflicts: list[DeadLine] = []
     for line_number, event_id, line, first_line in connection.execute(
         """
         select line_number, event_id, line, first_line
-        from repeated
+        from compared
         where line != first_line
         order by line_number
         """

@@ -293,14 +293,14 @@ _ENVELOPE = (
     "class_id",
     "course_id",
     "occurred_at",
-    "payload",
 )
 
 # DuckDB's JSON takes trailing commas, NaN and Infinity, which JSON does not have. Each
 # pattern starts with one literal character, which makes it four times as fast. A match
 # inside a text only sends the line to `examine`.
+_TRAILING_COMMA = r",\s*\}"
 _NOT_JSON = (
-    r",\s*([}\]]|-?[nN][aA]|-?[iI][nN])",
+    r",\s*(\]|-?[nN][aA]|-?[iI][nN])",
     r":\s*(-?[nN][aA]|-?[iI][nN])",
     r"\[\s*([}\]]|-?[nN][aA]|-?[iI][nN])",
 )
@@ -312,70 +312,59 @@ _TIMESTAMP = (
 )
 
 
-def _paths(root: str, names: tuple[str, ...]) -> list[str]:
-    return [f"{root}.{name}" for name in names]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Where the list of JSON types `t` and of texts `s` have each path; 1 is first."""
-
-    types: tuple[str, ...]
-    texts: tuple[str, ...]
-
-    def type(self, path: str) -> str:
-        return f"t[{self.types.index(path) + 1}]"
-
-    def text(self, path: str) -> str:
-        return f"s[{self.texts.index(path) + 1}]"
-
-    def number(self, path: str) -> str:
-        return f"try_cast({self.text(path)} as double)"
-
-
 @functools.cache
-def _columns() -> _Columns:
-    fields = [
-        (name, declared)
-        for contract in contracts().values()
-        for name, (declared, _) in field_types(contract).items()
-    ]
-    # A name may be a number in one event type and text in another.
-    names = tuple(dict.fromkeys(name for name, _ in fields))
-    looked_into = tuple(
+def _payload_names() -> tuple[str, ...]:
+    """The fields of all contracts; a name may be a number in one, text in another."""
+    return tuple(
         dict.fromkeys(
-            name
-            for name, declared in fields
-            if isinstance(declared, msgspec.inspect.FloatType)
-            or (isinstance(declared, msgspec.inspect.StrType) and _lengths(declared))
+            name for contract in contracts().values() for name in field_types(contract)
         )
     )
-    return _Columns(
-        (*_paths("$", _ENVELOPE), *_paths("$.payload", names)),
-        (*_paths("$", _ENVELOPE[:-1]), *_paths("$.payload", looked_into)),
+
+
+def _shape() -> str:
+    """What `json_transform` reads: each known field, as its own JSON text."""
+    names = dict.fromkeys(_ENVELOPE, "JSON")
+    return json.dumps({**names, "payload": dict.fromkeys(_payload_names(), "JSON")})
+
+
+def _json(name: str) -> str:
+    """A field as JSON text: `"abc"`, with its quotes, or `12.5`; NULL if absent."""
+    return f"json.{name}::varchar"
+
+
+def _is_text(json_text: str) -> str:
+    return f"starts_with({json_text}, '\"')"
+
+
+def _text(json_text: str) -> str:
+    """The text that a JSON string stands for."""
+    return (
+        f"case when contains({json_text}, '\\') then ({json_text})::json->>'$' "
+        f"else substring({json_text}, 2, length({json_text}) - 2) end"
     )
 
 
 def _field_check(name: str, declared: msgspec.inspect.Type, required: bool) -> str:
     """The SQL condition on one payload field."""
-    path = f"$.payload.{name}"
-    kind = _columns().type(path)
+    value = _json(f"payload.{name}")
     if isinstance(declared, msgspec.inspect.StrType):
-        check = f"{kind} = 'VARCHAR'"
+        check = _is_text(value)
         for operator, length in _lengths(declared).items():
-            check += f" and length({_columns().text(path)}) {operator} {length}"
+            check += f" and length({_text(value)}) {operator} {length}"
         if declared.pattern is not None:
             check = "false"  # only `examine` reads patterns as Python does
     elif isinstance(declared, msgspec.inspect.BoolType):
-        check = f"{kind} = 'BOOLEAN'"
+        check = f"{value} in ('true', 'false')"
     elif isinstance(declared, msgspec.inspect.FloatType):
-        number = _columns().number(path)
-        check = f"{kind} in ('UBIGINT', 'BIGINT', 'DOUBLE') and isfinite({number})"
+        number = f"try_cast({value} as double)"
+        # JSON text that is no number is none for DuckDB either, or not a finite one.
+        check = f"isfinite({number})"
         for operator, bound in _bounds(declared).items():
             check += f" and {number} {operator} {bound!r}"
     else:
         raise TypeError(f"no bulk check for {declared}; add it to _field_check")
-    return check if required else f"({kind} is null or ({check}))"
+    return check if required else f"({value} is null or ({check}))"
 
 
 def _lengths(declared: msgspec.inspect.StrType) -> dict[str, int]:
@@ -400,18 +389,23 @@ def _payload_check(contract: Contract) -> str:
         for name, (declared, required) in types.items()
     ]
     for name, other in contract.AT_MOST:
-        low, high = (_columns().number(f"$.payload.{field}") for field in (name, other))
+        low, high = (
+            f"try_cast({_json(f'payload.{field}')} as double)"
+            for field in (name, other)
+        )
         checks.append(f"{low} <= {high}")
+    # A field that only another contract has may be anything, `Infinity` too.
+    others = (name for name in _payload_names() if name not in types)
+    checks += [f"json.payload.{name} is null" for name in others]
     return " and ".join(checks)
 
 
 def _identifier_check(name: str) -> str:
     # The usual id starts with a printable ASCII character, so it is not blank: one
     # comparison instead of a pattern. Others are looked at by `examine`.
-    kind, text = _columns().type(f"$.{name}"), _columns().text(f"$.{name}")
     return (
-        f"{kind} = 'VARCHAR' and {text} >= '!' and {text} < chr(127)"
-        f" and length({text}) <= 256"
+        f"{_is_text(_json(name))} and {name} >= '!' and {name} < chr(127)"
+        f" and length({name}) <= 256"
     )
 
 
@@ -419,15 +413,19 @@ def _identifier_check(name: str) -> str:
 def read_lines_sql() -> str:
     """A query over the table `chunk(line_number, line)` that reads all lines at once.
 
-    Parameter `$received_at` (naive, UTC). One row for each line that is JSON:
-    `line_number`, `event_id`, `event_key` (the id itself where it is a UUID, else its
-    MD5, for quick look-up), `type`, `schema_version`, `user_id`, `class_id`,
-    `course_id`, `occurred_at`, and `is_clean`: the line is valid beyond doubt.
+    Parameter `$received_at` (naive, UTC). One row for each line: `line_number`,
+    `event_id`, `event_key` (the id itself where it is a UUID, else its MD5, for quick
+    look-up), `type`, `schema_version`, `user_id`, `class_id`, `course_id`,
+    `occurred_at`, and `is_clean`: the line is valid beyond doubt.
 
-    There is no filter on what was parsed: DuckDB would push it down and parse twice.
-    What is seldom needed stands in a `case`: DuckDB evaluates both sides of an `or`.
+    A line is parsed twice: for its known fields, and for its keys, of which each must
+    be there once. There is no filter on what was parsed: DuckDB would push it down and
+    parse again. What is seldom needed stands in a `case`: DuckDB evaluates both sides
+    of an `or`.
     """
-    text, kind = _columns().text, _columns().type
+    known = [f"json.{name}" for name in _ENVELOPE]
+    known += [f"json.payload.{name}" for name in _payload_names()]
+    fields = " + ".join(f"({field} is not null)::integer" for field in known)
     not_json = " or ".join(f"regexp_matches(line, '{p}')" for p in _NOT_JSON)
     lead = int(LARGEST_CLOCK_LEAD.total_seconds())
     payload_check = " ".join(
@@ -437,72 +435,85 @@ def read_lines_sql() -> str:
     return f"""
         with
 
-        json_lines as (
-            select
-                line_number,
-                case when json_valid(line) and not ({not_json}) then line end as line
-            from chunk
-        ),
-
         parsed as (
             select
                 line_number,
                 line,
-                json_type(line, {list(_columns().types)}) as t,
-                json_extract_string(line, {list(_columns().texts)}) as s,
-                json_keys(line) as keys,
-                json_keys(line, '$.payload') as payload_keys
-            from json_lines
+                json_transform(line, '{_shape()}') as json,
+                json_keys(line, ['$', '$.payload']) as keys
+            from (
+                select
+                    line_number,
+                    case when json_valid(line) then line end as line
+                from chunk
+            )
+        ),
+
+        read as (
+            select
+                line_number,
+                line,
+                json,
+                keys,
+                {_text(_json("event_id"))} as event_id,
+                {_text(_json("type"))} as type,
+                try_cast(coalesce({_json("schema_version")}, '1') as integer)
+                    as schema_version,
+                {_text(_json("user_id"))} as user_id,
+                {_text(_json("class_id"))} as class_id,
+                {_text(_json("course_id"))} as course_id,
+                {_text(_json("occurred_at"))} as occurred_at_text
+            from parsed
         ),
 
         timed as (
             select
                 *,
                 case
-                    when regexp_full_match({text("$.occurred_at")}, '{_TIMESTAMP}')
-                        then try_cast({text("$.occurred_at")} as timestamptz)::timestamp
-                end as occurred_at
-            from parsed
+                    when regexp_full_match(occurred_at_text, '{_TIMESTAMP}')
+                        then try_cast(occurred_at_text as timestamptz)::timestamp
+                end as occurred_at,
+                {fields} as fields
+            from read
         )
 
         select
             line_number,
-            {text("$.event_id")} as event_id,
-            coalesce(
-                try_cast({text("$.event_id")} as uuid),
-                md5_number({text("$.event_id")})::uuid
-            ) as event_key,
-            {text("$.type")} as type,
-            try_cast(coalesce({text("$.schema_version")}, '1') as integer)
-                as schema_version,
-            {text("$.user_id")} as user_id,
-            {text("$.class_id")} as class_id,
-            {text("$.course_id")} as course_id,
+            event_id,
+            coalesce(try_cast(event_id as uuid), md5_number(event_id)::uuid)
+                as event_key,
+            type,
+            schema_version,
+            user_id,
+            class_id,
+            course_id,
             occurred_at,
-            line,
             coalesce(
-                {kind("$.type")} = 'VARCHAR'
+                {_is_text(_json("type"))}
                 and {_identifier_check("event_id")}
                 and {_identifier_check("user_id")}
                 and {_identifier_check("class_id")}
-                and ({kind("$.course_id")} is null or {kind("$.course_id")} = 'VARCHAR')
+                and (json.course_id is null or {_is_text(_json("course_id"))})
                 and (
-                    {kind("$.schema_version")} is null
-                    or {kind("$.schema_version")} = 'UBIGINT'
+                    json.schema_version is null
+                    or {_json("schema_version")} = schema_version::varchar
                 )
-                and {kind("$.occurred_at")} = 'VARCHAR'
+                and {_is_text(_json("occurred_at"))}
                 and occurred_at >= timestamp '{OLDEST_OCCURRED_AT}'
                 and occurred_at
                 <= $received_at::timestamp + interval {lead} second
-                and {kind("$.payload")} = 'OBJECT'
+                and case type || ' ' || schema_version {payload_check} end
+                and not regexp_matches(line, '{_TRAILING_COMMA}')
                 and case
-                    {text("$.type")} || ' ' || coalesce({text("$.schema_version")}, '1')
-                    {payload_check}
-                end
-                and case
-                    when len(keys) + len(payload_keys) = list_count(t) then true
-                    else len(keys) = list_unique(keys)
-                        and len(payload_keys) = list_unique(payload_keys)
+                    when keys is null then false
+                    -- `payload` is a key, and its value an object: it has fields.
+                    when len(keys[1]) + len(keys[2]) = fields + 1 then true
+                    else not ({not_json})
+                        and len(keys[1]) = list_unique(keys[1])
+                        and len(keys[2]) = list_unique(keys[2])
+                        -- A known key with `null` is not in `fields`.
+                        and len(list_intersect(keys[1], {[*_ENVELOPE]}))
+                        + len(list_intersect(keys[2], {[*_payload_names()]})) = fields
                 end,
                 false
             ) as is_clean

@@ -191,6 +191,8 @@ def _connect(
     except (duckdb.Error, OSError) as error:
         raise _explain(error, path, wait_sec) from error
     connection.execute("set timezone = 'UTC'")
+    # It would write into what a command prints.
+    connection.execute("set enable_progress_bar = false")
     return connection
 
 
@@ -374,6 +376,7 @@ def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnect
             writing.execute("force checkpoint")
         with contextlib.closing(duckdb.connect()) as connection:
             connection.execute("set timezone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
             temporary = _quoted(path.with_name(f"{path.name}.rewriting.tmp"))
             connection.execute(f"set temp_directory = {temporary}")
             try:
