@@ -6,18 +6,15 @@ usage.
 """
 
 import getpass
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ingest import catalogue as catalogues
 from ingest import contracts, dead_letters, demo, landing, versions, warehouse
@@ -25,6 +22,15 @@ from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
 from orchestration import integration_events
 from orchestration.integration_events import Format
+from orchestration.reader_commands import commands as reader_commands
+from orchestration.terminal import (
+    AsJson,
+    cell,
+    errors,
+    output,
+    print_json,
+    print_table,
+)
 
 app = typer.Typer(
     name="warehouse",
@@ -35,18 +41,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-output = Console()
-if not output.is_terminal:
-    output.width = 160  # a pipe has no width; rich would cut ids at 80
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
 dead_letters_app = typer.Typer(
     help="Lines that were not accepted: look at them, send them again, discard them.",
     no_args_is_help=True,
 )
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(reader_commands)
 
 
 def main() -> None:
@@ -59,37 +59,6 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted: what was not finished was not written; run it again")
         sys.exit(130)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def _print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    if title:
-        output.print(title, markup=False, highlight=False, soft_wrap=True)
-    table = Table()
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and all(
-            isinstance(row[number], int | float) or row[number] is None for row in rows
-        )
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    output.print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    # Ids are opaque text; rich would read [red] in one as markup.
-    return str(value).replace("[", r"\[")
 
 
 @contextmanager
@@ -127,13 +96,13 @@ def land(
     with _progress(len(files)) as advance:
         result = landing.land(files, warehouse.warehouse_path(), on_lines=advance)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     else:
         totals = result.totals()
         reasons = totals.pop("rejected_by_reason")
-        _print_table("What happened to every line", ["", "count"], list(totals.items()))
+        print_table("What happened to every line", ["", "count"], list(totals.items()))
         if reasons:
-            _print_table(
+            print_table(
                 "Rejected, by reason", ["reason", "lines"], list(reasons.items())
             )
     for load in result.failures:
@@ -163,9 +132,9 @@ def catalogue(
         for file in catalogues.snapshot_files(path)
     ]
     if as_json:
-        _print_json([load.as_json() for load in loads])
+        print_json([load.as_json() for load in loads])
         return
-    _print_table(
+    print_table(
         "Catalogue",
         ["file", "load", "effective from", "classes", "courses", ""],
         [
@@ -185,13 +154,13 @@ def catalogue(
 @app.command()
 def refresh(as_json: AsJson = False) -> None:
     """Bring everything derived up to date, incrementally."""
-    _derive(rebuild=False, as_json=as_json)
+    _refresh(rebuild=False, as_json=as_json)
 
 
 @app.command()
 def rebuild(as_json: AsJson = False) -> None:
     """Derive everything again from raw."""
-    _derive(rebuild=True, as_json=as_json)
+    _refresh(rebuild=True, as_json=as_json)
 
 
 @app.command()
@@ -199,7 +168,8 @@ def check(as_json: AsJson = False) -> None:
     """Run every data test, those that scan the whole history too."""
     from orchestration import transform
 
-    _report(transform.check(warehouse.warehouse_path()), as_json)
+    checked = transform.check(warehouse.warehouse_path())
+    _report(checked, checked.as_json() if as_json else None)
 
 
 @app.command("replay")
@@ -296,17 +266,17 @@ def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
 
     found = replay(warehouse.warehouse_path(), scope, apply=apply, examples=examples)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
         return
     learners = "" if found.learners is None else f"learners: {found.learners}, "
-    _print_table(
+    print_table(
         f"Replay of {found.scope} ({learners}through load {found.through_load}, "
         f"{found.seconds:.1f} s)",
         difference.SUMMARY,
         difference.summary_rows(found.differences),
     )
     if example_rows := difference.example_rows(found.differences):
-        _print_table("Examples", difference.EXAMPLES, example_rows)
+        print_table("Examples", difference.EXAMPLES, example_rows)
     if found.changed_rules and found.learners is None:
         output.print(f"changed rules: {', '.join(found.changed_rules)}", markup=False)
     if found.changed_views:
@@ -326,9 +296,9 @@ def _undo(as_json: bool) -> None:
 
     undone = undo(warehouse.warehouse_path())
     if as_json:
-        _print_json(undone.as_json())
+        print_json(undone.as_json())
         return
-    _print_table(
+    print_table(
         f"Put back, as it was before {undone.scope} was applied at "
         f"{undone.applied_at:%Y-%m-%d %H:%M:%S} (UTC)",
         ["table", "rows"],
@@ -352,14 +322,14 @@ def _as_of(
         output=out,
     )
     if as_json:
-        _print_json(known.as_json())
+        print_json(known.as_json())
         return
     output.print(
         f"As of {moment:%Y-%m-%d %H:%M:%S} (UTC), from {known.events:,} events in "
         f"{known.loads:,} loads, in {known.seconds:.1f} s:"
     )
     for answer in known.answers:
-        _print_table(
+        print_table(
             f"{answer.table}: {len(answer.rows):,} of {answer.row_count:,} rows",
             answer.columns,
             [
@@ -374,16 +344,29 @@ def _as_of(
         output.print(f"All rows are in {out}", markup=False)
 
 
-def _derive(*, rebuild: bool, as_json: bool) -> None:
-    from orchestration import transform
+def _refresh(*, rebuild: bool, as_json: bool) -> None:
+    from orchestration.refresh import refresh
 
-    _report(transform.derive(warehouse.warehouse_path(), rebuild=rebuild), as_json)
+    result = refresh(warehouse.warehouse_path(), rebuild=rebuild)
+    _report(result.derivation, result.as_json() if as_json else None)
+    if result.snapshot and not as_json:
+        done = "published" if result.snapshot.is_new else "as published"
+        output.print(
+            f"{done} {result.snapshot.published_at:%Y-%m-%d %H:%M:%S} (UTC), "
+            f"through load {result.snapshot.load_id}: {result.snapshot.path}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
-def _report(derivation: Any, as_json: bool) -> None:
+def _report(derivation: Any, as_json: dict[str, Any] | None) -> None:
+    """Prints what dbt did, or `as_json` instead; exits with 1 if it failed."""
     summary = derivation.as_json()
-    if as_json:
-        _print_json(summary)
+    if as_json is not None:
+        print_json(as_json)
+    elif derivation.nothing_new:
+        output.print(f"nothing new, {summary['seconds']:.1f} s")
     else:
         output.print(
             f"{summary['models']} models, {summary['tests']} tests, "
@@ -437,9 +420,9 @@ def publish(
     else:
         result = publishing.publish(path, settings, (form,))
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     else:
-        _print_table(
+        print_table(
             f"{result.enqueued:,} new events",
             ["target", "state", "sent now", "place", "behind"],
             [
@@ -497,10 +480,10 @@ def erase_command(
         dry_run=dry_run,
     )
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
         return
     would_be = "would be " if dry_run else ""
-    _print_table(
+    print_table(
         f"Rows and lines that {would_be or 'were '}erased "
         f"(learners: {result.learners:,}, {result.seconds:.1f} s)",
         ["where", "count"],
@@ -530,9 +513,9 @@ def status(as_json: AsJson = False) -> None:
 
     state = read_status(warehouse.warehouse_path())
     if as_json:
-        _print_json(state.as_json())
+        print_json(state.as_json())
         return
-    _print_table(
+    print_table(
         f"{state.warehouse} ({state.bytes / 1e6:.1f} MB)",
         ["", "value"],
         [
@@ -546,40 +529,17 @@ def status(as_json: AsJson = False) -> None:
         ],
     )
     if state.dead_letters:
-        _print_table(
+        print_table(
             "Dead letters", ["reason", "lines"], list(state.dead_letters.items())
         )
     if state.models:
-        _print_table(
+        print_table(
             "What each model has taken in",
             ["model", "load", "at (UTC)", "loads behind", "events behind"],
             [tuple(vars(place).values()) for place in state.models],
         )
     else:
         output.print("Nothing is derived yet: run `warehouse refresh`.")
-
-
-@app.command()
-def query(
-    sql: Annotated[
-        str, typer.Argument(help="One SQL query; the warehouse is read only.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Ask the warehouse a question in SQL."""
-    import duckdb
-
-    with warehouse.open_for_reading(warehouse.warehouse_path()) as connection:
-        try:
-            result = connection.execute(sql)
-            columns = [name for name, *_ in result.description or ()]
-            rows = result.fetchall()
-        except duckdb.Error as error:
-            raise WarehouseError(" ".join(str(error).split())) from error
-    if as_json:
-        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        _print_table("", columns, rows)
 
 
 @app.command("contracts")
@@ -594,15 +554,15 @@ def show_contracts(
     if write:
         changed = _write_contracts()
         if as_json:
-            _print_json(changed)
+            print_json(changed)
         else:
             output.print("\n".join(changed) or "nothing changed", markup=False)
         return
     usage = versions.usage(warehouse.warehouse_path())
     if as_json:
-        _print_json([version.as_json() for version in usage])
+        print_json([version.as_json() for version in usage])
         return
-    _print_table(
+    print_table(
         "Contracts",
         ["type", "version", "status", "rows seen", "last seen (UTC)", "fields"],
         [
@@ -653,7 +613,7 @@ def reconcile(
 
     result = prove(warehouse.warehouse_path(), repair=repair, examples=examples)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     else:
         _show_reconciliation(result)
     if not result.agrees:
@@ -661,7 +621,7 @@ def reconcile(
 
 
 def _show_reconciliation(result: Any) -> None:
-    _print_table(
+    print_table(
         "Lines of all files, and where they are",
         ["", "lines"],
         [
@@ -669,7 +629,7 @@ def _show_reconciliation(result: Any) -> None:
             ("unaccounted", result.lines.unaccounted),
         ],
     )
-    _print_table(
+    print_table(
         f"What is derived, and what deriving it again gives ({result.seconds:.1f} s)",
         ["table", "load", "rows", "hash", "derived again", "missing", "extra", "wrong"],
         [
@@ -757,9 +717,9 @@ def list_dead_letters(
     )
     if as_json:
         letters = [letter.as_json(with_line=False) for letter in found.letters]
-        _print_json({"total": found.total, "letters": letters})
+        print_json({"total": found.total, "letters": letters})
         return
-    _print_table(
+    print_table(
         f"{found.total:,} dead letters"
         + (f", the first {limit:,}" if found.total > limit else ""),
         ["id", "reason", "field", "detail", "type", "first seen (UTC)", "attempts"],
@@ -783,7 +743,7 @@ def show_dead_letter(
         warehouse.warehouse_path(), dead_letters.parse_letter_id(letter_id)
     )
     if as_json:
-        _print_json(history.as_json())
+        print_json(history.as_json())
         return
     rows: list[tuple[str, object]] = [("state", history.state)]
     if history.letter:
@@ -792,13 +752,13 @@ def show_dead_letter(
     rows += [
         (
             f"retry, load {attempt.load_id}",
-            f"{attempt.outcome}, {_cell(attempt.retried_at)}",
+            f"{attempt.outcome}, {cell(attempt.retried_at)}",
         )
         for attempt in history.attempts
     ]
     if history.discarded:
         rows += list(vars(history.discarded).items())
-    _print_table(f"Dead letter {history.id}", ["", "value"], rows)
+    print_table(f"Dead letter {history.id}", ["", "value"], rows)
     if history.letter:
         output.print(history.letter.text, markup=False, soft_wrap=True, highlight=False)
 
@@ -826,7 +786,7 @@ def export_dead_letters(
         with_reasons=with_reasons,
     )
     if as_json:
-        _print_json(vars(result))
+        print_json(vars(result))
     else:
         output.print(f"{result.lines:,} lines written to {file}", markup=False)
     _say_truncated(result.truncated)
@@ -851,9 +811,9 @@ def retry_dead_letters(
     _check_chosen(selection, everything)
     result = dead_letters.retry(warehouse.warehouse_path(), selection, dry_run=dry_run)
     if as_json:
-        _print_json(vars(result))
+        print_json(vars(result))
     else:
-        _print_table(
+        print_table(
             "What would become of every line"
             if dry_run
             else "What became of every line",
@@ -921,7 +881,7 @@ def discard_dead_letters(
         dry_run=dry_run,
     )
     if as_json:
-        _print_json({"discarded": count, "dry_run": dry_run})
+        print_json({"discarded": count, "dry_run": dry_run})
     else:
         output.print(
             f"{count:,} dead letters {'would be ' if dry_run else ''}discarded"
@@ -942,6 +902,6 @@ def demo_data(
     except OSError as error:
         raise WarehouseError(str(error)) from error
     if as_json:
-        _print_json(vars(summary))
+        print_json(vars(summary))
     else:
-        _print_table(f"Written to {path}", ["", "count"], list(vars(summary).items()))
+        print_table(f"Written to {path}", ["", "count"], list(vars(summary).items()))

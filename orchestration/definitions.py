@@ -15,6 +15,7 @@ from orchestration.publish import RECEIVERS_VARIABLE, Settings
 from orchestration.publish_assets import deliveries, integration_events
 from orchestration.reconcile_checks import reconcile_checks
 from orchestration.replay_jobs import as_of_job, replay_job
+from orchestration.snapshot_assets import published_snapshot
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
 PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"
@@ -35,18 +36,23 @@ _RECONCILIATION = dg.AssetSelection.checks(reconcile_checks)
 refresh_job = dg.define_asset_job(
     "refresh",
     selection=dg.AssetSelection.assets(
-        landing_files, raw_tables, derived_assets, integration_events
+        landing_files,
+        raw_tables,
+        derived_assets,
+        integration_events,
+        published_snapshot,
     )
     - _RECONCILIATION,
-    description="Lands what has arrived, brings everything derived up to date, and "
-    "puts new signals into the outbox.",
+    description="Lands what has arrived, brings everything derived up to date, "
+    "publishes it for readers, and puts new signals into the outbox.",
 )
 
 rebuild_job = dg.define_asset_job(
     "rebuild",
-    selection=dg.AssetSelection.assets(derived_assets) - _RECONCILIATION,
+    selection=dg.AssetSelection.assets(derived_assets, published_snapshot)
+    - _RECONCILIATION,
     config={"ops": {"derive": {"config": {"rebuild": True}}}},
-    description="Derives everything again from raw.",
+    description="Derives everything again from raw, and publishes it for readers.",
 )
 
 checks_job = dg.define_asset_job(
@@ -196,6 +202,7 @@ defs = dg.Definitions(
         derived_assets,
         integration_events,
         deliveries,
+        published_snapshot,
     ],
     asset_checks=[reconcile_checks],
     jobs=[

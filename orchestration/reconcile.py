@@ -18,7 +18,7 @@ import duckdb
 from ingest import conservation, warehouse
 from ingest.conservation import BrokenLoad, Totals
 from ingest.warehouse import WarehouseError
-from orchestration import shadow
+from orchestration import shadow, snapshot
 from orchestration.difference import (
     DERIVED,
     Difference,
@@ -237,6 +237,7 @@ def reconcile(
     try:
         found = _reconcile(warehouse_path, repair, examples, variables)
         if found.repaired:
+            snapshot.publish_again(warehouse_path)
             again = _reconcile(warehouse_path, False, examples, variables)
             found = replace(again, repaired=found.repaired)
     except duckdb.Error as error:
@@ -537,6 +538,11 @@ class _Again:
                     [model],
                 )
                 done.append(f"{model}: its place, load {place}")
+            # Another state than the one that readers have.
+            live.execute(
+                "update staging.consumed_load set consumed_at = $1",
+                [warehouse.utc_now()],
+            )
             live.execute("commit")
         except BaseException:
             live.execute("rollback")

@@ -15,7 +15,7 @@ import duckdb
 
 from ingest import warehouse
 from ingest.warehouse import WarehouseError
-from orchestration import shadow
+from orchestration import shadow, snapshot
 from orchestration.as_of import ANSWERS
 from orchestration.difference import (
     DERIVED,
@@ -142,6 +142,8 @@ def replay(
             path = folder / warehouse_path.name
             found = _attempt(warehouse_path, path, plan, apply, examples, variables)
         if found:
+            if found.applied:
+                snapshot.publish_again(warehouse_path)
             return replace(found, seconds=time.perf_counter() - started)
     raise WarehouseError(
         f"{warehouse_path}: refreshed, replayed or erased from {ATTEMPTS} times in the "

@@ -85,7 +85,7 @@ def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnecti
     try:
         with contextlib.closing(duckdb.connect(str(path))) as connection:
             connection.execute("set timezone = 'UTC'")
-            _wait_for_lock(
+            wait_for_lock(
                 warehouse_path, lambda: attach(connection, warehouse_path, LIVE)
             )
             yield connection
@@ -135,7 +135,7 @@ def derive(
     """
     # Sources are the warehouse's, cut: their tests say nothing about a shadow.
     untested = ["resource_type:unit_test", transform.FULL_SCAN_TESTS, "source:*"]
-    derivation, relations = _wait_for_lock(
+    derivation, relations = wait_for_lock(
         warehouse_path,
         lambda: transform.derive_shadow(
             path,
@@ -166,7 +166,7 @@ def derive(
     )
 
 
-def _wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
+def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
     """Calls it, and again while another process has the warehouse open for writing."""
     wait_sec = warehouse.lock_wait_sec()
     attempt = tenacity.retry(

@@ -14,7 +14,7 @@ import duckdb
 
 from ingest import warehouse
 from ingest.warehouse import WarehouseError
-from orchestration import shadow
+from orchestration import shadow, snapshot
 from orchestration.difference import columns, definition, quoted
 from orchestration.shadow import SHADOW, Shadow
 from orchestration.transform import Relation
@@ -171,7 +171,8 @@ def undo(warehouse_path: Path) -> Undone:
         live.execute("delete from staging.consumed_load")
         live.execute(f"insert into staging.consumed_load from {PREVIOUS}.consumed_load")
         live.execute(f"drop schema {PREVIOUS} cascade")
-        return Undone(scope, applied_at, tables)
+    snapshot.publish_again(warehouse_path)
+    return Undone(scope, applied_at, tables)
 
 
 def _put_back(live: duckdb.DuckDBPyConnection, *, is_part: bool) -> dict[str, int]:

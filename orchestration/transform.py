@@ -19,6 +19,7 @@ import duckdb
 
 from ingest import warehouse
 from ingest.warehouse import WarehouseError
+from orchestration import bookkeeping
 
 DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
 
@@ -51,10 +52,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What happened in one run of dbt, in the order in which it happened."""
+    """What happened in one run of dbt, in the order in which it happened.
+
+    `nothing_new` when dbt was not needed: all was up to date.
+    """
 
     nodes: tuple[Node, ...]
     seconds: float
+    nothing_new: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -67,6 +72,7 @@ class Derivation:
     def as_json(self) -> dict[str, Any]:
         return {
             "succeeded": self.succeeded,
+            "nothing_new": self.nothing_new,
             "models": sum(node.resource_type == "model" for node in self.nodes),
             "tests": sum(node.resource_type == "test" for node in self.nodes),
             "warnings": [node.name for node in self.nodes if node.warned],
@@ -84,18 +90,35 @@ def derive(
     rebuild: bool = False,
     select: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
+    if_needed: bool = False,
 ) -> Derivation:
     """Brings the models up to date, with the tests of what is derived.
 
     Incrementally, or with `rebuild` from all of raw. `select` are dbt selectors, all
-    models if empty; `variables` override those of dbt_project.yml. A model or a test
-    that fails is in the result; where a model failed over a value, its message names
-    the keys. Raises `WarehouseError` when dbt cannot run at all.
+    models if empty; `variables` override those of dbt_project.yml. With `if_needed`,
+    dbt does not run when nothing came and nothing was edited since the last refresh. A
+    model or a test that fails is in the result; where a model failed over a value, its
+    message names the keys. Raises `WarehouseError` when dbt cannot run at all.
     """
+    started = time.perf_counter()
+    everything = not select and not variables
+    project = bookkeeping.project_fingerprint(_project_files())
+    if everything:
+        with warehouse.open_for_writing(warehouse_path) as connection:
+            if rebuild:
+                bookkeeping.forget_checks(connection)
+            elif if_needed and bookkeeping.is_up_to_date(connection, project):
+                seconds = time.perf_counter() - started
+                return Derivation((), seconds, nothing_new=True)
+            else:
+                bookkeeping.forget_checks(connection, of_other_than=project)
     arguments = ["build", "--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
     if rebuild:
         arguments.append("--full-refresh")
     derivation = _run(warehouse_path, arguments, select, variables)
+    if everything and derivation.succeeded:
+        with warehouse.open_for_writing(warehouse_path) as connection:
+            bookkeeping.remember_success(connection, project)
     return replace(
         derivation,
         nodes=tuple(_with_keys(warehouse_path, node) for node in derivation.nodes),
@@ -250,16 +273,19 @@ def _node(result: Any) -> Node:
 def manifest_path() -> Path:
     """dbt's manifest, parsed again when a file of the project is newer than it."""
     path = target_folder() / "manifest.json"
-    sources = [
-        file
-        for file in DBT_PROJECT.rglob("*")
-        if file.suffix in (".sql", ".yml", ".csv", ".md") and "target" not in file.parts
-    ]
-    newest = max(file.stat().st_mtime for file in sources)
+    newest = max(file.stat().st_mtime for file in _project_files())
     if not path.exists() or path.stat().st_mtime < newest:
         _invoke(["parse"], warehouse.warehouse_path())
         path.touch()
     return path
+
+
+def _project_files() -> list[Path]:
+    return [
+        file
+        for file in DBT_PROJECT.rglob("*")
+        if file.suffix in (".sql", ".yml", ".csv", ".md") and "target" not in file.parts
+    ]
 
 
 def target_folder() -> Path:

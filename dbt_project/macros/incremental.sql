@@ -24,6 +24,16 @@ the old one.
         load_id bigint not null,
         rule_fingerprint varchar not null,
         consumed_at timestamp not null
+    );
+    -- What a refresh that succeeded remembers: orchestration/bookkeeping.py.
+    create table if not exists staging.checked_load (
+        model varchar not null,
+        load_id bigint not null,
+        rule_fingerprint varchar not null
+    );
+    create table if not exists staging.refreshed (
+        state varchar not null,
+        project varchar not null
     )
 {% endmacro %}
 

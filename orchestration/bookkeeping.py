@@ -1,0 +1,137 @@
+"""What a refresh remembers: the state that it left, and what its tests have seen.
+
+`staging.refreshed` has the fingerprints of the last refresh that succeeded as a whole:
+of the derived state and of the dbt project. While both hold and no load came, there is
+nothing to do. `staging.checked_load` has, by model, up to which load and of which rule
+that refresh had tested the rows: the tests of the next look at what came after
+(dbt_project/macros/tests.sql).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import duckdb
+
+# The schemas that dbt makes.
+LAYERS = ("staging", "projections", "signals", "progress", "monitoring")
+
+_ENGINE = ("dbt-core", "dbt-duckdb", "duckdb")
+
+
+def quoted_list(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
+    """Names the state of what is derived in a database: equal ones answer alike.
+
+    Read from the bookkeeping, not from the rows: every change of derived rows (by a
+    refresh, a replay, a repair) leaves another `consumed_at` in `consumed_load`; dead
+    letters, erasures and seeds change without one.
+    """
+    layers = f"database_name = '{database}' and schema_name in ({quoted_list(LAYERS)})"
+    [[found]] = connection.execute(
+        f"""
+        select md5(concat_ws(
+            '|',
+            (
+                select string_agg(place::varchar, ',' order by model)
+                from {database}.staging.consumed_load as place
+            ),
+            (
+                select string_agg(sql, ';' order by sql)
+                from duckdb_views() where {layers}
+            ),
+            (
+                select string_agg(sql, ';' order by sql)
+                from duckdb_tables() where {layers}
+            ),
+            (
+                select string_agg(seed::varchar, ',' order by type)
+                from {database}.signals.signal_type as seed
+            ),
+            (
+                select concat_ws(' ', count(*), sum(attempts), max(load_id))
+                from {database}.raw.dead_letter
+            ),
+            (select count(*) from {database}.raw.tombstone)
+        ))
+        """
+    ).fetchall()
+    return str(found)
+
+
+def project_fingerprint(files: Iterable[Path]) -> str:
+    """Names what the dbt project says, and who runs it."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file}\n".encode() + file.read_bytes())
+    digest.update(" ".join(version(package) for package in _ENGINE).encode())
+    return digest.hexdigest()
+
+
+def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
+    """Whether the last refresh succeeded, with this project, and nothing came since."""
+    if not _is_there(connection, "refreshed"):
+        return False
+    [[newest, oldest_place]] = connection.execute(
+        """
+        select
+            (select coalesce(max(load_id), 0) from raw.load),
+            (select min(load_id) from staging.consumed_load)
+        """
+    ).fetchall()
+    if newest != oldest_place:
+        return False
+    try:
+        state = state_fingerprint(connection, _database(connection))
+    except duckdb.CatalogException:
+        return False
+    found = connection.execute("select state, project from staging.refreshed")
+    return found.fetchall() == [(state, project)]
+
+
+def forget_checks(
+    connection: duckdb.DuckDBPyConnection, *, of_other_than: str = ""
+) -> None:
+    """The next refresh tests every row. With `of_other_than`, only if the last one was
+    of another project than that: other models or other tests."""
+    if (
+        _is_there(connection, "refreshed")
+        and connection.execute(
+            "from staging.refreshed where project != $1", [of_other_than]
+        ).fetchall()
+    ):
+        connection.execute("delete from staging.checked_load")
+
+
+def remember_success(connection: duckdb.DuckDBPyConnection, project: str) -> None:
+    """After a refresh of everything that succeeded, with its tests."""
+    connection.execute("begin")
+    connection.execute("delete from staging.checked_load")
+    connection.execute(
+        "insert into staging.checked_load "
+        "select model, load_id, rule_fingerprint from staging.consumed_load"
+    )
+    connection.execute("delete from staging.refreshed")
+    connection.execute(
+        "insert into staging.refreshed values ($1, $2)",
+        [state_fingerprint(connection, _database(connection)), project],
+    )
+    connection.execute("commit")
+
+
+def _is_there(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    found = connection.execute(
+        "from duckdb_tables() where database_name = current_database() "
+        "and schema_name = 'staging' and table_name = $1",
+        [table],
+    ).fetchall()
+    return bool(found)
+
+
+def _database(connection: duckdb.DuckDBPyConnection) -> str:
+    [[name]] = connection.execute("select current_database()").fetchall()
+    return str(name)

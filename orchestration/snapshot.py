@@ -1,0 +1,462 @@
+"""What readers open: a consistent copy of what is derived, beside the warehouse.
+
+    published/
+      warehouse.duckdb               the newest snapshot: a link put in place by rename;
+                                     opened read-only, by as many as like
+      warehouse/snapshot-….duckdb    the last three
+      warehouse/events-…/2026-10/    raw events by month (UTC): a Parquet file for each
+                                     month of each publication, never rewritten
+
+A snapshot has everything that dbt made, under the names that it has in the warehouse,
+and `raw`: the loads, the catalogue, dead letters without their lines, and the events as
+a view of the Parquet files. `published.snapshot` says when it was made and at which
+load it stands: it has nothing of a later one. Readers of an older one keep it.
+
+The events start over in a folder of their own when the snapshot before is of another
+warehouse, or of one from which no learner had been erased yet.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingest import warehouse
+from ingest.warehouse import WarehouseError
+from orchestration import shadow
+from orchestration.bookkeeping import LAYERS, quoted_list, state_fingerprint
+
+SNAPSHOTS_KEPT = 3
+
+# Names in the connection that publishes.
+_LIVE = "_live_"
+_BEFORE = "_before_"
+_NEW = "_new_"
+
+_EVENT_COLUMNS = (
+    *("event_id", "event_key", "type", "schema_version", "user_id", "class_id"),
+    *("course_id", "occurred_at", "line", "received_at", "load_id", "file"),
+    "line_number",
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One published state.
+
+    `load_id` is the newest load in it, `published_at` naive and in UTC. `is_new` is
+    false when nothing had changed since; `events` are those appended by it, `files` the
+    Parquet files that it reads them all from, and `bytes` its own size without them.
+    """
+
+    path: str
+    load_id: int
+    published_at: datetime
+    is_new: bool
+    events: int
+    files: int
+    bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The places of one warehouse's snapshots."""
+
+    current: Path
+    own: Path
+
+    @classmethod
+    def of(cls, warehouse_path: Path) -> "_Folder":
+        root = Path(
+            os.environ.get("LMS_PUBLISHED") or warehouse_path.parent / "published"
+        ).resolve()
+        return cls(root / warehouse_path.name, root / warehouse_path.stem)
+
+    def snapshots(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.own.glob("snapshot-*.duckdb"))
+
+    def generations(self) -> list[Path]:
+        return sorted(self.own.glob("events-*"))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits for its turn; what a killed publication left unfinished goes."""
+        self.own.mkdir(parents=True, exist_ok=True)
+        with (self.own / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for unfinished in self.own.rglob(".*.unfinished*"):
+                unfinished.unlink(missing_ok=True)
+            yield
+
+
+def snapshot_path(warehouse_path: Path) -> Path:
+    """Where readers find the newest snapshot: `LMS_PUBLISHED`, or else published/
+    beside the warehouse, under the warehouse's own name."""
+    return _Folder.of(warehouse_path).current
+
+
+@contextlib.contextmanager
+def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
+    path = snapshot_path(warehouse_path)
+    try:
+        connection = duckdb.connect(str(path), read_only=True)
+    except (duckdb.Error, OSError) as error:
+        if not path.exists():
+            raise WarehouseError(
+                f"{path}: nothing was published yet; run `warehouse refresh`"
+            ) from error
+        first_line = str(error).splitlines()[0]
+        raise WarehouseError(
+            f"{path}: cannot be opened ({first_line}); remove it and run `warehouse "
+            "refresh`, which publishes it again"
+        ) from error
+    with contextlib.closing(connection):
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
+        yield connection
+
+
+def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
+    """Publishes what is derived, if it differs from the newest snapshot.
+
+    With `start_over` it always does, and nothing of earlier ones is kept, events
+    neither: for when a learner was erased. Interrupted anywhere, the snapshot before
+    stays, and the next call ends where an unbroken one does. Raises `WarehouseError`.
+    """
+    folder = _Folder.of(warehouse_path)
+    try:
+        with folder.alone(), _attached(warehouse_path, folder.current) as connection:
+            return _publish(connection, folder, start_over)
+    except (duckdb.Error, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WarehouseError(
+            f"{folder.current}: cannot be published ({first_line}); readers keep the "
+            "snapshot before"
+        ) from error
+
+
+def publish_again(warehouse_path: Path, *, start_over: bool = False) -> None:
+    """Publishes after something else than a refresh changed what is derived; does
+    nothing where nothing was ever published."""
+    if _Folder.of(warehouse_path).own.exists():
+        publish(warehouse_path, start_over=start_over)
+
+
+@contextlib.contextmanager
+def _attached(
+    warehouse_path: Path, current: Path
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse as `_live_` and, if there is one, its snapshot as `_before_`."""
+    with contextlib.closing(duckdb.connect()) as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
+        # Every row says where it is from: their order in a table says nothing.
+        connection.execute("set preserve_insertion_order = false")
+        shadow.wait_for_lock(
+            warehouse_path, lambda: shadow.attach(connection, warehouse_path, _LIVE)
+        )
+        if current.exists():
+            # One that cannot be read is replaced.
+            with contextlib.suppress(duckdb.Error):
+                shadow.attach(connection, current.resolve(), _BEFORE)
+        yield connection
+
+
+def _publish(
+    connection: duckdb.DuckDBPyConnection, folder: _Folder, start_over: bool
+) -> Snapshot:
+    load_id = _derived_through(connection)
+    state = state_fingerprint(connection, _LIVE)
+    before = None if start_over else _continued(connection, folder, load_id)
+    if before is not None and before.state == state:
+        return _described(folder, before.load_id, before.published_at, before.files)
+    published_at = warehouse.utc_now()
+    if before is None:
+        names = [path.name for path in folder.generations()]
+        number = max((int(name.removeprefix("events-")) for name in names), default=0)
+        generation = folder.own / f"events-{number + 1:04}"
+        files: list[str] = []
+        since = 0
+    else:
+        generation, files, since = before.generation, list(before.files), before.load_id
+        # A publication that was killed left what no snapshot reads.
+        for file in generation.rglob("*.parquet"):
+            if str(file.relative_to(folder.own)) not in files:
+                file.unlink()
+    new_files, events = _append_events(connection, generation, since, load_id)
+    files += new_files
+    numbers = [int(path.stem.split("-")[1]) for path in folder.snapshots()]
+    path = folder.own / f"snapshot-{max(numbers, default=0) + 1:08}.duckdb"
+    unfinished = folder.own / f".{path.name}.unfinished"
+    _write(connection, unfinished, load_id, published_at, state, generation, files)
+    _rename_durably(unfinished, path)
+    link = folder.current.with_name(f".{folder.current.name}.unfinished")
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.relative_to(folder.current.parent))
+    os.replace(link, folder.current)
+    warehouse.sync_folder(folder.current.parent)
+    _remove_old(folder, generation, keep=SNAPSHOTS_KEPT if before else 1)
+    return _described(folder, load_id, published_at, files, events, is_new=True)
+
+
+def _described(
+    folder: _Folder,
+    load_id: int,
+    published_at: datetime,
+    files: Sequence[str],
+    events: int = 0,
+    *,
+    is_new: bool = False,
+) -> Snapshot:
+    return Snapshot(
+        path=str(folder.current),
+        load_id=load_id,
+        published_at=published_at,
+        is_new=is_new,
+        events=events,
+        files=len(files),
+        bytes=folder.current.stat().st_size,
+    )
+
+
+def _derived_through(connection: duckdb.DuckDBPyConnection) -> int:
+    """The load up to which every model has taken in all."""
+    if not connection.execute(
+        "from duckdb_tables() where database_name = $1 and schema_name = 'staging' "
+        "and table_name = 'consumed_load'",
+        [_LIVE],
+    ).fetchall():
+        raise WarehouseError("nothing was derived yet; run `warehouse refresh`")
+    [[load_id]] = connection.execute(
+        f"select coalesce(min(load_id), 0) from {_LIVE}.staging.consumed_load"
+    ).fetchall()
+    return int(load_id)
+
+
+@dataclass(frozen=True)
+class _Before:
+    load_id: int
+    published_at: datetime
+    state: str
+    generation: Path
+    files: tuple[str, ...]
+
+
+def _continued(
+    connection: duckdb.DuckDBPyConnection, folder: _Folder, load_id: int
+) -> _Before | None:
+    """The newest snapshot, if what was appended for it can be appended to."""
+    try:
+        rows = connection.execute(
+            "select load_id, published_at, state, generation, tombstones "
+            f"from {_BEFORE}.published.snapshot"
+        ).fetchall()
+        files = connection.execute(
+            f"select file from {_BEFORE}.published.event_file order by all"
+        ).fetchall()
+        [[before_id, published_at, state, generation, tombstones]] = rows
+        of_both = [
+            connection.execute(
+                f"""
+                select md5(string_agg(
+                    concat(load_id, ' ', file_sha256), ',' order by load_id
+                ))
+                from {database}.raw.load
+                where load_id <= $1
+                """,
+                [before_id],
+            ).fetchall()
+            for database in (_LIVE, _BEFORE)
+        ]
+    except duckdb.Error:
+        return None  # there is none, or another version made it
+    [[now_erased]] = connection.execute(
+        f"select count(*) from {_LIVE}.raw.tombstone"
+    ).fetchall()
+    paths = tuple(file for (file,) in files)
+    if (
+        of_both[0] != of_both[1]
+        or before_id > load_id
+        or tombstones != now_erased
+        or not all((folder.own / path).exists() for path in paths)
+    ):
+        return None
+    return _Before(before_id, published_at, state, folder.own / generation, paths)
+
+
+def _append_events(
+    connection: duckdb.DuckDBPyConnection, generation: Path, since: int, load_id: int
+) -> tuple[list[str], int]:
+    """Writes the events of the loads past `since`; the files, and how many they are."""
+    new = f"from {_LIVE}.raw.lms_event where load_id > {since} and load_id <= {load_id}"
+    months = connection.execute(
+        f"select date_trunc('month', occurred_at)::date as month, count(*) {new} "
+        "group by month order by month"
+    ).fetchall()
+    files = []
+    for month, _ in months:
+        target = generation / f"{month:%Y-%m}" / f"load-{since + 1}-{load_id}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        connection.execute(
+            f"""
+            copy (
+                select {", ".join(_EVENT_COLUMNS)} {new}
+                and occurred_at >= date '{month}'
+                and occurred_at < date '{month}' + interval 1 month
+            ) to {_quoted(unfinished)} (format parquet, compression zstd)
+            """
+        )
+        _rename_durably(unfinished, target)
+        files.append(str(target.relative_to(generation.parent)))
+    return files, sum(count for _, count in months)
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    load_id: int,
+    published_at: datetime,
+    state: str,
+    generation: Path,
+    files: Sequence[str],
+) -> None:
+    connection.execute(f"attach {_quoted(path)} as {_NEW}")
+    connection.execute("begin")
+    for schema in ("raw", "published", *LAYERS):
+        connection.execute(f"create schema {_NEW}.{schema}")
+    connection.execute(
+        f"create table {_NEW}.published.event_file as "
+        "select unnest($1::varchar[]) as file",
+        [list(files)],
+    )
+    connection.execute(
+        f"""
+        create table {_NEW}.published.snapshot as
+        select
+            $load_id::bigint as load_id,
+            $published_at::timestamp as published_at,
+            $state as state,
+            $generation as generation,
+            (select count(*) from {_LIVE}.raw.tombstone) as tombstones
+        """,
+        {
+            "load_id": load_id,
+            "published_at": published_at,
+            "state": state,
+            "generation": generation.name,
+        },
+    )
+    _copy_raw(connection, load_id)
+    _make_events(connection, generation.parent, files)
+    _copy_tables(connection)
+    connection.execute("commit")
+    _make_views(connection)
+    connection.execute(f"detach {_NEW}")
+
+
+def _copy_raw(connection: duckdb.DuckDBPyConnection, load_id: int) -> None:
+    for table, columns in (
+        ("load", "*"),
+        ("catalogue", "*"),
+        # A line may hold anything; `warehouse dead-letters show` shows it.
+        ("dead_letter", "* exclude (line)"),
+    ):
+        connection.execute(
+            f"create table {_NEW}.raw.{table} as select {columns} "
+            f"from {_LIVE}.raw.{table} where load_id <= {load_id}"
+        )
+
+
+def _make_events(
+    connection: duckdb.DuckDBPyConnection, folder: Path, files: Sequence[str]
+) -> None:
+    columns = ", ".join(_EVENT_COLUMNS).replace(
+        " line,", " line, json_extract(line, '$.payload') as payload,"
+    )
+    if files:
+        names = ", ".join(_quoted(folder / file) for file in files)
+        source = f"read_parquet([{names}], hive_partitioning = false)"
+        connection.execute(
+            f"create view {_NEW}.raw.lms_event as select {columns} from {source}"
+        )
+    else:
+        connection.execute(
+            f"create table {_NEW}.raw.lms_event as "
+            f"select {columns} from {_LIVE}.raw.lms_event limit 0"
+        )
+
+
+def _copy_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    layers = quoted_list(LAYERS)
+    for schema, table in connection.execute(
+        "select schema_name, table_name from duckdb_tables() "
+        f"where database_name = '{_LIVE}' and schema_name in ({layers})"
+    ).fetchall():
+        connection.execute(
+            f'create table {_NEW}."{schema}"."{table}" as '
+            f'select * from {_LIVE}."{schema}"."{table}"'
+        )
+
+
+def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """A view names tables and views without their database: the new one's, then. Each
+    is made after those that it reads, an order that DuckDB does not keep."""
+    layers = quoted_list(LAYERS)
+    connection.execute(f"use {_NEW}")
+    to_make = [
+        sql
+        for (sql,) in connection.execute(
+            "select sql from duckdb_views() "
+            f"where database_name = '{_LIVE}' and schema_name in ({layers})"
+        ).fetchall()
+    ]
+    while to_make:
+        left = []
+        for sql in to_make:
+            try:
+                connection.execute(sql)
+            except duckdb.CatalogException as error:
+                left.append(sql)
+                reason = error
+        if len(left) == len(to_make):
+            raise reason
+        to_make = left
+    connection.execute("use memory")
+
+
+def _rename_durably(unfinished: Path, path: Path) -> None:
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    warehouse.sync_folder(path.parent)
+
+
+def _remove_old(folder: _Folder, generation: Path, *, keep: int) -> None:
+    """Older snapshots, and events that no snapshot is left of.
+
+    Whoever has a file open goes on reading it. What started over leaves nothing of
+    before: it may be of an erased learner.
+    """
+    for path in folder.snapshots()[:-keep]:
+        path.unlink(missing_ok=True)
+    for events in folder.generations():
+        if events != generation:
+            shutil.rmtree(events)
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"

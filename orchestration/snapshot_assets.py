@@ -1,0 +1,40 @@
+"""Publishing for readers in Dagster: the last step of what changes derived tables."""
+
+import dagster as dg
+
+from ingest import warehouse
+from orchestration import snapshot
+from orchestration.assets import POOL, derived_assets
+from orchestration.publish_assets import explained
+
+SNAPSHOT = dg.AssetKey(["published", "snapshot"])
+
+
+@dg.asset(
+    key=SNAPSHOT,
+    deps=[
+        key
+        for key in derived_assets.keys
+        if key.path[0] in ("progress", "signals", "monitoring")
+    ],
+    group_name="published",
+    pool=POOL,
+)
+def published_snapshot() -> dg.MaterializeResult[None]:
+    """What readers open: a consistent copy of what is derived, at one load.
+
+    Published after a refresh that succeeded; after one that failed the last one stays.
+    """
+    with explained():
+        published = snapshot.publish(warehouse.warehouse_path())
+    return dg.MaterializeResult(
+        metadata={
+            "path": dg.MetadataValue.path(published.path),
+            "load_id": published.load_id,
+            "published_at": f"{published.published_at}Z",
+            "is_new": published.is_new,
+            "events_appended": published.events,
+            "event_files": published.files,
+            "bytes": published.bytes,
+        }
+    )

@@ -1,0 +1,48 @@
+"""How commands print: for people tables, for machines JSON, errors in one line each."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+output = Console()
+if not output.is_terminal:
+    output.width = 160  # a pipe has no width; rich would cut ids at 80
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    if title:
+        output.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
+    for number, column in enumerate(columns):
+        numeric = bool(rows) and all(
+            isinstance(row[number], int | float) or row[number] is None for row in rows
+        )
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    output.print(table)
+
+
+def cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    # Ids are opaque text; rich would read [red] in one as markup.
+    return str(value).replace("[", r"\[")
