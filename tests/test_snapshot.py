@@ -1,0 +1,399 @@
+"""Readers are never blocked, and what they read is one state."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from builders import Class, Warehouse, ping, quiz
+from ingest.warehouse import WarehouseError
+from orchestration import snapshot, transform
+from orchestration.refresh import refresh
+
+pytestmark = pytest.mark.xdist_group("snapshot")
+
+WAREHOUSE = Path(sys.executable).with_name("warehouse")
+
+UNSOUND = """
+update projections.prj_video_progress set max_position_sec = -1, load_id = {load_id}
+where user_id = 'u1'
+"""
+
+# Each row is a pair that must agree in any one state.
+AGREEING = """
+select
+    (select count(*) from raw.lms_event),
+    (select sum(event_count) from monitoring.v_event_daily_stats),
+    (select sum(total_events) from monitoring.v_user_activity),
+    (select sum(accepted) from monitoring.v_load_outcome),
+    (select count(*) from signals.lms_signal),
+    (
+        select coalesce(sum(
+            video_completed_count + quiz_passed_count
+            + step_completed_count + course_completed_count
+        ), 0)
+        from monitoring.v_signal_summary
+    ),
+    (
+        select count(*) from progress.v_user_progress
+        where video_completed = 1
+    ),
+    (
+        select count(*) from signals.lms_signal
+        where type = 'VIDEO_COMPLETED'
+    ),
+    (select load_id from published.snapshot),
+    (select max(load_id) from raw.load)
+"""
+
+READER = f"""
+import json, sys, time
+from pathlib import Path
+import duckdb
+path, stop = sys.argv[1], Path(sys.argv[2])
+seen = []
+while True:
+    is_last = stop.exists()
+    with duckdb.connect(path, read_only=True) as connection:
+        seen.append(connection.execute('''{AGREEING}''').fetchone())
+    if is_last:
+        break
+    if len(seen) == 1:
+        print("reading", flush=True)
+print(json.dumps([[int(value) for value in row] for row in seen]))
+"""
+
+
+def published(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
+    with snapshot.opened(warehouse.path) as connection:
+        return connection.execute(query).fetchall()
+
+
+def refreshed(warehouse: Warehouse) -> snapshot.Snapshot:
+    """Refreshes without data tests, and publishes."""
+    warehouse.refresh()
+    return snapshot.publish(warehouse.path)
+
+
+def files_under(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_a_reader_sees_one_state_through_50_refreshes(warehouse: Warehouse) -> None:
+    warehouse.land_catalogue(Class("c1", has_video=1, has_quiz=1))
+    warehouse.land([ping("e0", user_id="u0", position=95)])
+    stop = warehouse.folder / "stop"
+    first = refreshed(warehouse)
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, first.path, str(stop)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == "reading\n"
+        for number in range(1, 50):
+            warehouse.land(
+                [
+                    ping(f"e{number}", user_id=f"u{number % 7}", position=90 + number),
+                    quiz(f"q{number}", user_id=f"u{number % 5}"),
+                    ping(
+                        f"late{number}",
+                        occurred_at=f"2026-0{1 + number % 3}-01T00:00:00Z",
+                    ),
+                ]
+            )
+            assert refreshed(warehouse).is_new
+        stop.touch()
+        seen = json.loads(reader.stdout.read())
+    assert reader.returncode == 0
+    assert len(seen) > 50
+    for (
+        events,
+        by_day,
+        by_user,
+        accepted,
+        signals,
+        counted,
+        done,
+        videos,
+        at,
+        last,
+    ) in seen:
+        assert events == by_day == by_user == accepted
+        assert signals == counted
+        assert done == videos
+        assert at == last
+    states = [row[8] for row in seen]
+    assert states == sorted(states)
+    assert len(set(states)) > 10
+    assert seen[-1][0] == 1 + 49 * 3
+
+
+def test_three_snapshots_are_kept_and_events_are_never_rewritten(
+    warehouse: Warehouse,
+) -> None:
+    folder = warehouse.folder / "published"
+    kept: dict[str, str] = {}
+    for number in range(4):
+        warehouse.land(
+            [
+                ping(f"a{number}", occurred_at="2026-01-31T23:59:59Z"),
+                ping(f"b{number}", occurred_at="2026-02-01T00:00:00Z"),
+            ]
+        )
+        refreshed(warehouse)
+        events = {
+            name: digest
+            for name, digest in files_under(folder).items()
+            if name.endswith(".parquet")
+        }
+        assert kept.items() <= events.items()
+        assert len(events) == 2 * (number + 1)
+        kept = events
+    snapshots = sorted(path.name for path in folder.glob("warehouse/snapshot-*"))
+    assert len(snapshots) == snapshot.SNAPSHOTS_KEPT
+    assert {Path(name).parent.name for name in kept} == {"2026-01", "2026-02"}
+    oldest = duckdb.connect(
+        str(folder / "warehouse" / snapshots[0]), read_only=True
+    ).execute("select count(*) from raw.lms_event")
+    assert oldest.fetchall() == [(4,)]
+
+
+def test_any_tool_reads_it_under_any_name(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1", position=95)])
+    path = refreshed(warehouse).path
+    with duckdb.connect() as connection:
+        connection.execute(f"attach '{path}' as learning (read_only)")
+        frame = connection.sql("from learning.progress.v_user_progress").df()
+        activity = connection.sql("from learning.monitoring.v_user_activity").df()
+    assert frame.to_dict("records")[0]["video_max_position_sec"] == 95
+    assert activity["total_events"].tolist() == [1]
+
+
+def test_a_failed_refresh_leaves_the_last_snapshot(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    assert refresh(warehouse.path).snapshot
+    before = files_under(warehouse.folder / "published")
+    warehouse.land([ping("e2", user_id="u2")])
+    warehouse.execute(UNSOUND.format(load_id=99))
+
+    failed = refresh(warehouse.path)
+
+    assert failed.snapshot is None
+    assert "prj_video_progress_rows_are_sound" in {
+        node.name for node in failed.derivation.failures
+    }
+    assert files_under(warehouse.folder / "published") == before
+    assert published(warehouse, "select count(*) from raw.lms_event") == [(1,)]
+
+
+def test_with_nothing_new_nothing_is_written(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    first = refresh(warehouse.path)
+    before = files_under(warehouse.folder)
+
+    again = refresh(warehouse.path)
+
+    assert not first.derivation.nothing_new
+    assert again.derivation.nothing_new
+    assert again.snapshot
+    assert not again.snapshot.is_new
+    assert files_under(warehouse.folder) == before
+
+
+def test_what_came_while_it_was_derived_is_left_to_the_next(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e1")])
+    warehouse.refresh()
+    warehouse.land([ping("e2")])
+
+    assert snapshot.publish(warehouse.path).events == 1
+    assert published(warehouse, "select count(*) from raw.load") == [(1,)]
+    assert refreshed(warehouse).events == 1
+    assert published(warehouse, "select event_id from raw.lms_event order by all") == [
+        ("e1",),
+        ("e2",),
+    ]
+
+
+def test_another_warehouse_in_the_same_place_starts_over(warehouse: Warehouse) -> None:
+    warehouse.land([ping("of the first")])
+    refreshed(warehouse)
+    warehouse.path.unlink()
+    warehouse.land([ping("of the second", user_id="u2")])
+
+    refreshed(warehouse)
+
+    assert published(warehouse, "select event_id from raw.lms_event") == [
+        ("of the second",)
+    ]
+    [events] = (warehouse.folder / "published" / "warehouse").glob("events-*/*/*")
+    assert b"of the first" not in events.read_bytes()
+
+
+def test_what_a_killed_publication_left_goes(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    refreshed(warehouse)
+    own = warehouse.folder / "published" / "warehouse"
+    [events] = own.glob("events-*/*")
+    (events / ".load-2-2.parquet.unfinished").write_text("half")
+    (events / "load-2-2.parquet").write_text("of no snapshot")
+    (own / ".snapshot-00000002.duckdb.unfinished").write_text("half")
+    warehouse.land([ping("e2")])
+
+    refreshed(warehouse)
+
+    assert published(warehouse, "select count(*) from raw.lms_event") == [(2,)]
+    names = {file.name for file in own.rglob("*") if file.is_file()}
+    assert names == {
+        *("lock", "snapshot-00000001.duckdb", "snapshot-00000002.duckdb"),
+        *("load-1-1.parquet", "load-2-2.parquet"),
+    }
+
+
+# --------------------------------------------------------------------------------------
+# What the tests of a refresh look at
+# --------------------------------------------------------------------------------------
+
+
+def test_a_refresh_tests_what_changed_and_a_check_everything(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e1", user_id="u1"), ping("e2", user_id="u2")])
+    assert transform.derive(warehouse.path).succeeded
+    warehouse.execute(UNSOUND.format(load_id=1))
+    warehouse.land([ping("e3", user_id="u2")])
+
+    assert transform.derive(warehouse.path).succeeded
+    [old] = transform.check(warehouse.path).failures[:1]
+    assert old.name == "prj_video_progress_rows_are_sound"
+    warehouse.execute(UNSOUND.format(load_id=3))
+    failed = transform.derive(warehouse.path)
+    assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
+    # What failed is looked at again, until it is mended.
+    failed = transform.derive(warehouse.path)
+    assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
+
+
+def test_a_rebuild_tests_every_row(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    assert transform.derive(warehouse.path).succeeded
+    tested = [
+        node
+        for node in transform.derive(warehouse.path, rebuild=True).nodes
+        if node.name == "prj_video_progress_rows_are_sound"
+    ]
+    assert "load_id >" not in (tested[0].compiled_code or "")
+    again = [
+        node
+        for node in transform.derive(warehouse.path).nodes
+        if node.name == "prj_video_progress_rows_are_sound"
+    ]
+    assert "load_id > 1" in (again[0].compiled_code or "")
+
+
+# --------------------------------------------------------------------------------------
+# The commands
+# --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("commands")
+    warehouse = Warehouse(path)
+    warehouse.land([ping("e1", position=95), ping("e2", user_id="[u2]")])
+    refreshed(warehouse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMS_WAREHOUSE", str(warehouse.path))
+        yield path
+
+
+def command(
+    folder: Path, *arguments: str, typed: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(WAREHOUSE), *arguments],
+        text=True,
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        input=typed,
+    )
+
+
+def test_a_question_is_answered_while_the_warehouse_is_written(folder: Path) -> None:
+    with duckdb.connect(str(folder / "warehouse.duckdb")):
+        asked = command(
+            folder, "query", "--json", "select count(*) as n from raw.lms_event"
+        )
+    assert json.loads(asked.stdout) == [{"n": 2}]
+
+
+def test_the_live_warehouse_can_be_asked_too(folder: Path) -> None:
+    asked = command(
+        folder, "query", "--live", "--json", "select count(*) as n from raw.tombstone"
+    )
+    assert json.loads(asked.stdout) == [{"n": 0}]
+
+
+def test_a_shell_answers_what_comes_from_a_pipe(folder: Path) -> None:
+    asked = command(
+        folder,
+        "shell",
+        typed=".describe progress.v_user_progress\nselect user_id\n"
+        "from progress.v_user_progress\norder by all;\nselect 41 + 1 as answer",
+    )
+    assert asked.returncode == 0, asked.stderr
+    for text in ("video_max_position_sec", "[u2]", "42"):
+        assert text in asked.stdout
+
+    wrong = command(folder, "shell", typed="select nope;\nselect 1;")
+    assert wrong.returncode == 1
+    assert "nope" in wrong.stderr
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "arrow"])
+def test_a_table_is_exported(folder: Path, form: str) -> None:
+    written = command(
+        folder, "export", "progress.v_user_progress", "--format", form, "--json"
+    )
+    assert written.returncode == 0, written.stderr
+    path = folder / json.loads(written.stdout)["path"]
+    if form == "arrow":
+        with pa.memory_map(str(path)) as file:
+            rows = pa.ipc.open_file(file).read_all().to_pylist()
+    else:
+        rows = duckdb.sql(f"from '{path}'").to_arrow_table().to_pylist()
+    assert sorted(row["user_id"] for row in rows) == ["[u2]", "u1"]
+    assert list(rows[0])[:3] == ["user_id", "class_id", "course_id"]
+
+
+def test_a_table_that_is_not_there_is_named_with_one_that_is(folder: Path) -> None:
+    failed = command(folder, "export", "progress.v_user_progres")
+    assert failed.returncode == 1
+    assert "did you mean progress.v_user_progress" in failed.stderr
+    assert list(folder.glob("*.unfinished")) == []
+
+
+def test_before_anything_is_published_the_way_is_told(warehouse: Warehouse) -> None:
+    with (
+        pytest.raises(WarehouseError, match="run `warehouse refresh`"),
+        snapshot.opened(warehouse.path),
+    ):
+        pass
+    warehouse.land([ping("e1")])
+    with pytest.raises(WarehouseError, match="nothing was derived yet"):
+        snapshot.publish(warehouse.path)
