@@ -27,7 +27,7 @@ DEFAULT_LANDING_ZONE = Path("data/landing")
 # million ids) and has reported failures of replaying one after a kill. The loader keeps
 # `event_id` unique, and a data test proves it. `line` is compressed with zstd: a third
 # of the size that DuckDB's own choice gives.
-_RAW_SCHEMA = """
+RAW_SCHEMA = """
 create schema if not exists raw;
 
 create table if not exists raw.lms_event (
@@ -128,7 +128,7 @@ create table if not exists raw.tombstone (
 );
 """
 
-_TABLES = _RAW_SCHEMA.count("create table")
+_TABLES = RAW_SCHEMA.count("create table")
 
 
 class WarehouseError(Exception):
@@ -247,7 +247,7 @@ def _make(path: Path) -> None:
     new = path.with_name(f"{path.name}.new-{os.getpid()}")
     try:
         with contextlib.closing(duckdb.connect(str(new))) as connection:
-            connection.execute(_RAW_SCHEMA)
+            connection.execute(RAW_SCHEMA)
         # Not found: another process, making it too, has taken ours for left behind.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(new, path)
@@ -284,7 +284,7 @@ def open_for_writing(
         try:
             # Fewer: an older version made it, or it was an empty DuckDB file.
             if _raw_tables(connection, path) < _TABLES:
-                connection.execute(_RAW_SCHEMA)
+                connection.execute(RAW_SCHEMA)
             yield connection
         finally:
             connection.close()

@@ -31,7 +31,8 @@ class Difference:
     """What deriving again makes of one table or view; `rows` are the derived ones.
 
     Columns that only one side has, or that have another type there, are named with
-    their type, and not compared.
+    their type, and not compared. `columns_changed` says of how many changed rows each
+    column differs.
     """
 
     table: str
@@ -41,6 +42,7 @@ class Difference:
     changed: int
     columns_added: tuple[str, ...]
     columns_gone: tuple[str, ...]
+    columns_changed: dict[str, int]
     examples: tuple[Example, ...]
 
     @property
@@ -103,6 +105,7 @@ def compare(
         columns_gone=tuple(
             f"{name} {before[name]}" for name in before if name not in common
         ),
+        columns_changed=changes.by_column() if counts.get("changed") else {},
         examples=tuple(
             example for kind in kinds for example in changes.examples(kind, examples)
         ),
@@ -150,6 +153,19 @@ class _Changes:
             f"select count(*) from {self._sources[change]}"
         ).fetchall()
         return int(count)
+
+    def by_column(self) -> dict[str, int]:
+        """In how many of the changed rows each column differs."""
+        names = [name for name in self._columns if name not in self._key]
+        counts = ", ".join(
+            f'count(*) filter (one."{name}" is distinct from other."{name}")'
+            for name in names
+        )
+        [row] = self._connection.execute(
+            f"select {counts or '0'} from {self._sources['changed']}"
+        ).fetchall()
+        found = zip(names, row, strict=False)
+        return {name: int(count) for name, count in found if count}
 
     def examples(self, change: str, count: int) -> list[Example]:
         names = [name for name in self._columns if name not in self._key]

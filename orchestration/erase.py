@@ -4,7 +4,8 @@
     rows        of raw, derived, kept and outbox tables, in one transaction
     files       of the outbox and of spools, each replaced by rename
     bytes       the warehouse copied into a fresh file, which takes its place
-    snapshots   all published again, events too; none from before is left
+    snapshots   all published again, events too; none from before is left, and no
+                sandbox
 
 Each step can be done again and finds less to do. Whoever is killed anywhere runs the
 same again, and ends where an unbroken run ends.
@@ -28,7 +29,7 @@ import duckdb
 
 from ingest import erasure, lines, tombstones, warehouse
 from ingest.warehouse import WarehouseError
-from orchestration import publish, shadow, snapshot
+from orchestration import publish, sandbox, shadow, snapshot
 from orchestration.integration_events import FORMATS
 from orchestration.swap import PREVIOUS
 
@@ -120,6 +121,7 @@ def erase(
     if not dry_run:
         shadow.remove_left_behind(warehouse_path)
         warehouse.rewrite(warehouse_path)
+        sandbox.remove_all(warehouse_path)
         snapshot.publish_again(warehouse_path, start_over=True)
     with warehouse.open_for_reading(warehouse_path) as connection:
         landed = connection.execute("select distinct file from raw.load").fetchall()

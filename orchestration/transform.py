@@ -214,6 +214,71 @@ def derive_shadow(
     return derivation, _relations(manifest)
 
 
+@dataclass(frozen=True)
+class Project:
+    """What the dbt project has: relations by unique id, and what reads what."""
+
+    relations: dict[str, Relation]
+    children: dict[str, tuple[str, ...]]
+
+    def downstream_of(self, unique_ids: Sequence[str]) -> list[str]:
+        """Names of the models and exposures made from these, in the order found."""
+        return [
+            self.relations[each].full_name
+            if each in self.relations
+            else f"exposure {each.split('.')[2]}"
+            for each in self._below(unique_ids)
+            if each in self.relations or each.startswith("exposure.")
+        ]
+
+    def first_of(self, unique_ids: Sequence[str]) -> list[str]:
+        """Those that are not made from others of them."""
+        return [
+            each
+            for each in unique_ids
+            if not any(
+                each in self._below([other]) for other in unique_ids if other != each
+            )
+        ]
+
+    def _below(self, unique_ids: Sequence[str]) -> list[str]:
+        found: dict[str, None] = {}
+        to_visit = list(unique_ids)
+        while to_visit:
+            for child in self.children.get(to_visit.pop(0), ()):
+                if child not in found and child not in unique_ids:
+                    found[child] = None
+                    to_visit.append(child)
+        return list(found)
+
+
+def derive_sandbox(
+    sandbox: Path, warehouse_path: Path, *, build: bool = True
+) -> tuple[Derivation, Project]:
+    """Brings the sandbox up to date with the project as it is now; the project, too.
+
+    What no edit reaches is not derived again. Not to `build` only reads the project.
+    """
+    manifest = _invoke(["parse", "--no-write-json"], warehouse_path).result
+    started = time.perf_counter()
+    results: Any = ()
+    if build:
+        arguments = ["build", "--target", "sandbox", "--no-write-json"]
+        arguments += ["--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
+        results = _invoke(
+            arguments, warehouse_path, manifest=manifest, sandbox=sandbox
+        ).result
+    children = {
+        parent: tuple(found) for parent, found in manifest.child_map.items() if found
+    }
+    return (
+        Derivation(
+            tuple(_node(result) for result in results), time.perf_counter() - started
+        ),
+        Project(_relations(manifest), children),
+    )
+
+
 def _relations(manifest: Any) -> dict[str, Relation]:
     keys = {
         node.attached_node: tuple(node.test_metadata.kwargs["columns"])
@@ -298,11 +363,17 @@ def _invoke(
     warehouse_path: Path,
     shadow: Path | None = None,
     manifest: Any = None,
+    sandbox: Path | None = None,
 ) -> Any:
     from dbt.cli.main import dbtRunner
     from dbt_common.exceptions import DbtBaseException
 
-    with _own_run_folder() as run_folder, _environment(warehouse_path, shadow):
+    paths = {
+        "LMS_WAREHOUSE": warehouse_path,
+        "LMS_SHADOW": shadow,
+        "LMS_SANDBOX": sandbox,
+    }
+    with _own_run_folder() as run_folder, _environment(paths):
         result = dbtRunner(manifest).invoke(
             [
                 *("--quiet", "--no-use-colors", "--log-level-file", "none"),
@@ -344,11 +415,9 @@ def _own_run_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _environment(warehouse_path: Path, shadow: Path | None) -> Iterator[None]:
-    names = ("LMS_WAREHOUSE", "LMS_SHADOW")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ["LMS_WAREHOUSE"] = str(warehouse_path)
-    os.environ["LMS_SHADOW"] = str(shadow or "")
+def _environment(paths: Mapping[str, Path | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in paths}
+    os.environ.update({name: str(path or "") for name, path in paths.items()})
     os.environ["DO_NOT_TRACK"] = "1"
     try:
         yield

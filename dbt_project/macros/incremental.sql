@@ -7,7 +7,7 @@ into its state and moves its place, all in one transaction: one that failed catc
 in the next run by itself, and each event is counted once.
 
 The fingerprint covers the model's SQL, that of the views between it and its upstream
-models, the shared macros, the variables, the contracts, its upstream models'
+models, the shared macros, the variables that it reads, the contracts, its upstream models'
 fingerprints and, for a model that reads the catalogue, the newest catalogue load. When
 it changes, the model starts over from all there is: an edited rule is never mixed with
 the old one.
@@ -99,13 +99,12 @@ the old one.
         "coalesce(max(load_id) filter (kind = 'catalogue'), 0) from "
         ~ source('raw', 'load')
     ).rows[0] %}
-    {% set rule = [
-        model.raw_code,
-        above.code | join('\n'),
-        var('completion_threshold'),
-        event_contracts() | tojson,
-        shared_sql(),
-    ] %}
+    {% set code = model.raw_code ~ '\n' ~ above.code | join('\n') %}
+    {% set rule = [code, event_contracts() | tojson, shared_sql()] %}
+    {#- Who does not read a variable does not start over when it is edited. -#}
+    {% if 'completion_threshold' in code %}
+        {% do rule.append(var('completion_threshold')) %}
+    {% endif %}
     {% set ns = namespace(through=newest[0] | int) %}
     {% for name in above.models %}
         {% do rule.append(fingerprints.get(name, '')) %}

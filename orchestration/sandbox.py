@@ -1,0 +1,313 @@
+"""A place to try an edit: a private copy of what is published, built with dbt.
+
+    sandboxes/NAME/warehouse.duckdb
+
+is a copy of the newest snapshot: `raw` is what is published, the events as a view of
+its Parquet files, and all that is derived is the sandbox's own. dbt's target `sandbox`
+builds into it. Its bookkeeping came with it, so a build derives again only what an edit
+reaches, and takes in what was published since: what then differs from the newest
+snapshot, the edit made.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingest import warehouse
+from ingest.warehouse import WarehouseError
+from orchestration import difference, shadow, snapshot, transform
+from orchestration.difference import Difference
+from orchestration.shadow import LIVE
+from orchestration.transform import Derivation, Relation
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A private copy, and the load that it stands at."""
+
+    name: str
+    path: str
+    load_id: int
+    bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What a sandbox has otherwise than the newest snapshot, both at `load_id`.
+
+    `edited` are the models whose rule is another, `downstream` what is made from them:
+    models, and the exposures that read them. `differences` are those of the tables and
+    views that differ, of `compared`.
+    """
+
+    sandbox: str
+    load_id: int
+    edited: tuple[str, ...]
+    downstream: tuple[str, ...]
+    compared: int
+    differences: tuple[Difference, ...]
+    build: Derivation
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "differences": [each.as_json() for each in self.differences],
+            "build": self.build.as_json(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def folder(warehouse_path: Path) -> Path:
+    """`LMS_SANDBOXES`, or else sandboxes/ beside the warehouse."""
+    return Path(
+        os.environ.get("LMS_SANDBOXES") or warehouse_path.parent / "sandboxes"
+    ).resolve()
+
+
+def sandboxes(warehouse_path: Path) -> list[Sandbox]:
+    found = folder(warehouse_path).glob(f"*/{warehouse_path.name}")
+    return [_described(path) for path in sorted(found)]
+
+
+def make(warehouse_path: Path, name: str) -> Sandbox:
+    """Copies the newest snapshot. Raises `WarehouseError` if the name is taken."""
+    path = _path(warehouse_path, name)
+    if path.exists():
+        raise WarehouseError(
+            f"{path}: is there already; `warehouse sandbox {name} --remove` removes it"
+        )
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened, so that it is there until it is copied, whatever is published.
+        with snapshot.opened(warehouse_path):
+            newest = snapshot.snapshot_path(warehouse_path).resolve()
+            shutil.copyfile(newest, unfinished)
+        with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
+            _complete_raw(connection)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return _described(path)
+
+
+def remove(warehouse_path: Path, name: str) -> None:
+    """Raises `WarehouseError` if there is none of that name."""
+    shutil.rmtree(_existing(warehouse_path, name).parent)
+
+
+def remove_all(warehouse_path: Path) -> list[str]:
+    """Removes every sandbox: a learner is erased, and they are copies. Their names."""
+    found = sorted(folder(warehouse_path).glob(f"*/*{warehouse_path.name}*"))
+    for path in found:
+        shutil.rmtree(path.parent, ignore_errors=True)
+    return sorted({path.parent.name for path in found})
+
+
+def diff(
+    warehouse_path: Path, name: str, *, build: bool = True, examples: int = 3
+) -> Diff:
+    """Builds the sandbox with the project as it is now, and compares it.
+
+    Without `build`, what dbt has built there is compared. Raises `WarehouseError` when
+    a model or a test fails.
+    """
+    started = time.perf_counter()
+    path = _existing(warehouse_path, name)
+    with _beside_published(path, warehouse_path) as connection:
+        if build:
+            _take_raw(connection)
+    derivation, project = transform.derive_sandbox(path, warehouse_path, build=build)
+    if derivation.failures:
+        failures = (
+            f"{node.name}: {' '.join((node.message or '').split())}"
+            for node in derivation.failures
+        )
+        raise WarehouseError(f"{name}: the build failed: {'; '.join(failures)}")
+    with _beside_published(path, warehouse_path) as connection:
+        edited = project.first_of(_changed_rules(connection, project.relations))
+        differences = [
+            difference.compare(connection, relation, examples=examples)
+            for relation in sorted(project.relations.values(), key=_public_first)
+            if relation.schema != "staging"
+        ]
+        [[load_id]] = connection.execute(
+            f"select load_id from {LIVE}.published.snapshot"
+        ).fetchall()
+    return Diff(
+        sandbox=name,
+        load_id=load_id,
+        edited=tuple(project.relations[each].full_name for each in edited),
+        downstream=tuple(project.downstream_of(edited)),
+        compared=len(differences),
+        differences=tuple(each for each in differences if not each.is_empty),
+        build=derivation,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _public_first(relation: Relation) -> tuple[int, int]:
+    layers = ("progress", "monitoring", "signals", "projections")
+    is_state = relation.kind == "incremental"
+    return (is_state, layers.index(relation.schema) if relation.schema in layers else 9)
+
+
+def _path(warehouse_path: Path, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise WarehouseError(
+            f"{name!r}: no name for a sandbox; letters, digits, - and _, up to 41"
+        )
+    # dbt's manifest names the database, which is known by its file: the same, then.
+    return folder(warehouse_path) / name / warehouse_path.name
+
+
+def _existing(warehouse_path: Path, name: str) -> Path:
+    path = _path(warehouse_path, name)
+    if not path.exists():
+        raise WarehouseError(
+            f"{path}: no such sandbox; `warehouse sandbox {name}` makes it"
+        )
+    return path
+
+
+def _described(path: Path) -> Sandbox:
+    with _opened(path, read_only=True) as connection:
+        [[load_id]] = connection.execute(
+            "select coalesce(max(load_id), 0) from raw.load"
+        ).fetchall()
+    return Sandbox(path.parent.name, str(path), load_id, path.stat().st_size)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only)
+    except duckdb.Error as error:
+        first_line = str(error).splitlines()[0]
+        raise WarehouseError(f"{path}: cannot be opened ({first_line})") from error
+    with contextlib.closing(connection):
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
+        yield connection
+
+
+@contextlib.contextmanager
+def _beside_published(
+    path: Path, warehouse_path: Path
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The sandbox, with the newest snapshot attached under the name of the live one."""
+    newest = snapshot.snapshot_path(warehouse_path)
+    if not newest.exists():
+        raise WarehouseError(
+            f"{newest}: nothing is published any more; run `warehouse refresh`"
+        )
+    with _opened(path, read_only=False) as connection:
+        shadow.attach(connection, newest.resolve(), LIVE)
+        yield connection
+
+
+def _complete_raw(connection: duckdb.DuckDBPyConnection) -> None:
+    """Empty tables for what of `raw` is not published: dbt knows them as sources."""
+    connection.execute("attach ':memory:' as empty_")
+    connection.execute("use empty_")
+    connection.execute(warehouse.RAW_SCHEMA)
+    own = connection.execute(
+        "select database_name from duckdb_databases() "
+        "where not internal and database_name != 'empty_'"
+    ).fetchall()[0][0]
+    connection.execute(f'use "{own}"')
+    missing = connection.execute(
+        f"""
+        select table_name from duckdb_tables() where database_name = 'empty_'
+        except
+        select table_name from information_schema.tables
+        where table_catalog = '{own}' and table_schema = 'raw'
+        """
+    ).fetchall()
+    for (table,) in missing:
+        connection.execute(f"create table raw.{table} as from empty_.raw.{table}")
+
+
+def _take_raw(connection: duckdb.DuckDBPyConnection) -> None:
+    """Takes in what was published since: small tables, and a view of more files."""
+    connection.execute("begin")
+    for (table,) in connection.execute(
+        "select table_name from duckdb_tables() "
+        f"where database_name = '{LIVE}' and schema_name = 'raw'"
+    ).fetchall():
+        connection.execute(f"drop table if exists raw.{table}")
+        connection.execute(f"create table raw.{table} as from {LIVE}.raw.{table}")
+    events = connection.execute(
+        "select sql from duckdb_views() "
+        f"where database_name = '{LIVE}' and schema_name = 'raw'"
+    ).fetchall()
+    for (sql,) in events:
+        connection.execute("drop view if exists raw.lms_event")
+        connection.execute(sql)
+    connection.execute("delete from published.snapshot")
+    connection.execute(f"insert into published.snapshot from {LIVE}.published.snapshot")
+    connection.execute("commit")
+
+
+def _changed_rules(
+    connection: duckdb.DuckDBPyConnection, relations: dict[str, Relation]
+) -> list[str]:
+    """The models whose rule, or definition, is another than the published one's: those
+    that were edited, and those whose rule has theirs in it."""
+    rules = {
+        model
+        for (model,) in connection.execute(
+            f"""
+            select here.model
+            from staging.consumed_load as here
+            left join {LIVE}.staging.consumed_load as there using (model)
+            where here.rule_fingerprint is distinct from there.rule_fingerprint
+            """
+        ).fetchall()
+    }
+    found = []
+    for unique_id, relation in relations.items():
+        if relation.kind == "incremental":
+            changed = unique_id.split(".")[2] in rules
+        elif relation.kind == "seed":
+            changed = not difference.compare(connection, relation, examples=0).is_empty
+        else:
+            changed = difference.definition(
+                connection, difference.DERIVED, relation
+            ) != difference.definition(connection, f"'{LIVE}'", relation)
+        if changed:
+            found.append(unique_id)
+    return found
+
+
+def summary_rows(differences: Sequence[Difference]) -> list[tuple[Any, ...]]:
+    """For people: of each table, and of each column, what changed."""
+    return [
+        (
+            each.table,
+            each.rows,
+            each.added,
+            each.gone,
+            each.changed,
+            ", ".join(
+                f"{column} {count:,}" for column, count in each.columns_changed.items()
+            ),
+        )
+        for each in differences
+    ]
