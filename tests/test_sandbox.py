@@ -82,7 +82,7 @@ def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
     [example] = progress.examples
     assert example.key == {"user_id": "u1", "class_id": "c1"}
     assert example.columns == {"video_completed": [1, 0]}
-    assert by_table["signals.lms_signal"].gone == 2
+    assert by_table["signals.lms_signal"].gone == 3
     # Nobody else sees it.
     with snapshot.opened(warehouse.path) as connection:
         shown = connection.sql("from progress.v_user_progress where user_id = 'u1'")
