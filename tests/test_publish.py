@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 
 from builders import Class, Warehouse, ping, quiz
 from ingest.warehouse import WarehouseError
+from kills import KILLS
 from orchestration import integration_events, publish
 from orchestration.integration_events import CONTRACTS, Data, Fact, Format
 from orchestration.publish import Batch, NotDelivered, Settings, Target
@@ -45,11 +46,6 @@ GOLDEN = Path(__file__).parent / "fixtures" / "integration_events"
 AT = datetime(2026, 3, 10, 10)
 
 Json = dict[str, Any]
-
-KILLS = [
-    3,
-    pytest.param(int(os.environ.get("KILLS", "50")), marks=pytest.mark.slow, id="many"),
-]
 
 
 # --- what the tests are made of ----------------------------------------------------
