@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -105,17 +105,22 @@ def erase(
     if not warehouse_path.exists():
         raise WarehouseError(f"{warehouse_path}: no warehouse there; set LMS_WAREHOUSE")
     bytes_before = warehouse_path.stat().st_size
+    # Whoever publishes may have set another folder than whoever erases.
+    outboxes = sorted({places.outbox, *publish.folders_written_to(warehouse_path)})
     # Nobody writes to the outbox what was read of it before.
     with contextlib.ExitStack() as stack:
         if dry_run:
             with warehouse.open_for_reading(warehouse_path) as connection:
                 found = _look(connection, user_ids, dry_run=True)
         else:
-            for form in FORMATS:
-                key = publish.folder_target(form, places.outbox).key
-                stack.enter_context(_alone(warehouse_path, key))
+            for outbox in outboxes:
+                for form in FORMATS:
+                    key = publish.folder_target(form, outbox).key
+                    stack.enter_context(publish.held(warehouse_path, key))
             found = _erase_rows(warehouse_path, user_ids, reason, now)
-        erased_lines, in_use = _erase_files(user_ids, places, dry_run=dry_run)
+        erased_lines, in_use = _erase_files(
+            user_ids, outboxes, places.spools, dry_run=dry_run
+        )
     if not dry_run:
         shadow.remove_left_behind(warehouse_path)
         warehouse.rewrite(warehouse_path)
@@ -165,22 +170,6 @@ def _check(user_ids: Sequence[str], reason: str, places: Places) -> None:
     for spool in places.spools:
         if not spool.is_dir():
             raise WarehouseError(f"--spool {spool}: no such folder")
-
-
-@contextlib.contextmanager
-def _alone(warehouse_path: Path, target: str) -> Iterator[None]:
-    deadline = time.monotonic() + warehouse.lock_wait_sec()
-    while True:
-        with publish.alone(warehouse_path, target) as alone:
-            if alone:
-                yield
-                return
-        if time.monotonic() > deadline:
-            raise WarehouseError(
-                f"{target}: is being published to; wait for it to end, and run this "
-                "again"
-            )
-        time.sleep(0.1)
 
 
 # --- rows ----------------------------------------------------------------------------
@@ -288,20 +277,24 @@ def _forget_scope(
 
 
 def _erase_files(
-    user_ids: Sequence[str], places: Places, *, dry_run: bool
+    user_ids: Sequence[str],
+    outboxes: Sequence[Path],
+    spools: Sequence[Path],
+    *,
+    dry_run: bool,
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """The lines that are gone, by file, and the spool files that are in use."""
     users = frozenset(user_ids)
     gone = Counter[str]()
     in_use = []
-    for form in FORMATS:
-        for file in sorted((places.outbox / form).glob("*.ndjson")):
+    for folder in (outbox / form for outbox in outboxes for form in FORMATS):
+        for file in sorted(folder.glob("*.ndjson")):
             gone[str(file)] = _erase_lines(file, users, _published_for, dry_run)
         if not dry_run:
             # A killed `publish` left them; it writes them again, without the learner.
-            for unfinished in (places.outbox / form).glob(".*.unfinished"):
+            for unfinished in folder.glob(".*.unfinished"):
                 unfinished.unlink(missing_ok=True)
-    for spool in places.spools:
+    for spool in spools:
         if not dry_run:
             for unfinished in spool.glob(".*.unfinished"):
                 unfinished.unlink(missing_ok=True)

@@ -244,6 +244,21 @@ def test_no_byte_of_the_learner_is_left_in_any_file(
     assert not list(erased.folder.rglob("*.wal"))
 
 
+def test_files_in_an_outbox_that_only_the_publisher_was_told_of_are_erased_too(
+    site: Site,
+) -> None:
+    elsewhere = site.folder / "elsewhere"
+    site.places.outbox.rename(elsewhere)
+    site.warehouse.execute(
+        "update outbox.place "
+        f"set target = replace(target, '{site.places.outbox}', '{elsewhere}')"
+    )
+    site.erase()
+    contents = [file.read_text() for file in elsewhere.rglob("*") if file.is_file()]
+    assert NEIGHBOUR in "".join(contents)
+    assert CANARY not in "".join(contents).replace(NEIGHBOUR, "")
+
+
 def test_everybody_else_s_rows_are_as_they_were(original: Site, erased: Site) -> None:
     before, after = original.tables(), erased.tables()
     del before["raw.tombstone"], after["raw.tombstone"]
