@@ -13,7 +13,7 @@ from ingest.warehouse import WarehouseLocked
 from orchestration.assets import derived_assets, landing_files, raw_tables
 from orchestration.publish import RECEIVERS_VARIABLE, Settings
 from orchestration.publish_assets import deliveries, integration_events
-from orchestration.reconcile_checks import reconcile_checks
+from orchestration.reconcile_checks import reconcile_checks, reconciliation
 from orchestration.replay_jobs import as_of_job, replay_job
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
@@ -196,6 +196,7 @@ defs = dg.Definitions(
         derived_assets,
         integration_events,
         deliveries,
+        reconciliation,
     ],
     asset_checks=[reconcile_checks],
     jobs=[
