@@ -80,9 +80,8 @@ def reconcile_checks(
         asset_key=RECONCILIATION,
         check_name=CHECK,
         metadata={
-            "problems": list(found.problems),
-            "notes": list(found.notes),
-            "repaired": list(found.repaired),
+            "problems": "; ".join(found.problems) or "none",
+            "repaired": "; ".join(found.repaired) or "nothing",
         },
     )
     yield from (result for result in _results(found) if result.asset_key in selected)
