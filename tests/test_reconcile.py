@@ -98,10 +98,14 @@ def test_a_retried_line_is_derived_from_as_any_other(warehouse: Warehouse) -> No
         "select user_id, load_id, source_event_ids from signals.lms_signal "
         "where type = 'COURSE_COMPLETED'"
     ) == [("u1", 4, ["u1c1", "u1c2", "u1q1"])]
+    # A row for the retry; it reads no new lines.
     assert warehouse.rows(
-        "select load_id, lines_read, lines_unaccounted from monitoring.v_load_outcome "
-        "order by all"
-    ) == [(2, 2, 0), (3, 6, 0)]
+        "select load_id, kind, lines_read, accepted, lines_unaccounted "
+        "from monitoring.v_load_outcome order by all"
+    ) == [(2, "events", 2, 0, 0), (3, "events", 6, 5, 0), (4, "retry", 3, 1, 0)]
+    assert warehouse.value(
+        "select sum(accepted) from monitoring.v_load_outcome"
+    ) == warehouse.value("select count(*) from raw.lms_event")
 
 
 def command(warehouse: Warehouse, *arguments: str) -> Any:
