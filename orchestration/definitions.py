@@ -194,9 +194,9 @@ defs = dg.Definitions(
         landing_files,
         raw_tables,
         derived_assets,
+        reconciliation,
         integration_events,
         deliveries,
-        reconciliation,
     ],
     asset_checks=[reconcile_checks],
     jobs=[
