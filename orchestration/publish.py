@@ -312,7 +312,8 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("rollback")
+        with contextlib.suppress(duckdb.Error):  # a full disk has ended it
+            connection.execute("rollback")
         raise
     connection.execute("commit")
 
