@@ -38,7 +38,7 @@ demo: $(STAMP)  ## Land a demonstration landing zone, refresh, and print the ans
 	@echo "The leaderboard:"
 	@warehouse query "select * from monitoring.v_leaderboard order by rank, user_id limit 10"
 	@echo "What happened to every line:"
-	@warehouse query "select sum(lines_read) as lines_read, sum(accepted) as accepted, sum(duplicate) as duplicate, sum(conflict) as conflict, sum(rejected) as rejected, sum(erased) as erased, sum(lines_unaccounted) as lines_unaccounted from monitoring.v_load_outcome"
+	@warehouse query "select sum(lines_read) as lines_read, sum(accepted) as accepted, sum(duplicate) as duplicate, sum(conflict) as conflict, sum(rejected) as rejected, sum(erased) as erased, sum(lines_unaccounted) as lines_unaccounted from monitoring.v_load_outcome where kind = 'events'"
 	@warehouse query "select reason, field, dead_letter_count from monitoring.v_dead_letter_summary order by all"
 
 dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)

@@ -1,5 +1,6 @@
 """Landing event files: one file is one load, one load is one transaction."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -164,7 +165,8 @@ def _land_file(
             result = load.finish(file_sha256)
             connection.execute("commit")
         except BaseException:
-            connection.execute("rollback")
+            with contextlib.suppress(duckdb.Error):  # a full disk has ended it
+                connection.execute("rollback")
             raise
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]

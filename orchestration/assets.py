@@ -4,6 +4,7 @@ Steps that write to the warehouse are in the pool `duckdb`, which has one place,
 one of them runs at a time, whatever ticks together.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -29,6 +30,20 @@ EVENTS = dg.AssetKey(["landing", "events"])
 CATALOGUE = dg.AssetKey(["landing", "catalogue"])
 LOAD = dg.AssetKey(["raw", "load"])
 RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """A locked warehouse is tried again, since whoever holds it lets go of it some
+    time; nothing else is. What the user can mend is one line."""
+    try:
+        yield
+    except WarehouseLocked as error:
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def sample_table(
@@ -136,7 +151,7 @@ def raw_tables(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Takes every file of the landing zone that is still to be taken."""
     path = warehouse.warehouse_path()
-    try:
+    with explained():
         result = landing_zone.land_zone(warehouse.landing_zone_path(), path)
         with warehouse.open_for_reading(path) as connection:
             described = {
@@ -144,13 +159,6 @@ def raw_tables(
                 for table in RAW_TABLES
             }
             wrong = loads_that_lost_lines(connection, result.load_ids())
-    except WarehouseLocked as error:
-        # Whoever holds the file lets go of it some time; nothing else is tried again.
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     for failure in result.failures:
         context.log.warning(failure)
     totals = result.events.totals()
@@ -239,7 +247,7 @@ def derived_assets(
     path = warehouse.warehouse_path()
     selected = [_model_of(key) for key in context.selected_asset_keys]
     everything = len(selected) == len(derived_assets.keys)
-    try:
+    with explained():
         if selected:
             derivation = transform.derive(
                 path, rebuild=config.rebuild, select=() if everything else selected
@@ -249,12 +257,6 @@ def derived_assets(
         # dbt has let the file go: what was built is counted in one opening of it.
         with warehouse.open_for_reading(path) as connection:
             events = list(_events(context, derivation, connection))
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     yield from events
     if not derivation.succeeded:
         failures = [f"{node.name}: {node.message}" for node in derivation.failures]

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import duckdb
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -49,12 +50,26 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(reader_commands)
 
 
+# What DuckDB raises where a write or, for want of it, a commit fails.
+_OF_THE_DISK = (
+    duckdb.IOException,
+    duckdb.TransactionException,
+    duckdb.FatalException,
+)
+
+
 def main() -> None:
     """Runs the command; every error that the user can mend is one line."""
     try:
         app()
     except WarehouseError as error:
         errors.print(f"error: {error}")
+        sys.exit(1)
+    except (*_OF_THE_DISK, OSError) as error:
+        errors.print(
+            f"error: {str(error).splitlines()[0]}; what was not finished was not "
+            "written: if the disk is full make room, and run it again"
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted: what was not finished was not written; run it again")

@@ -13,7 +13,7 @@ from ingest.warehouse import WarehouseLocked
 from orchestration.assets import derived_assets, landing_files, raw_tables
 from orchestration.publish import RECEIVERS_VARIABLE, Settings
 from orchestration.publish_assets import deliveries, integration_events
-from orchestration.reconcile_checks import reconcile_checks
+from orchestration.reconcile_checks import reconcile_checks, reconciliation
 from orchestration.replay_jobs import as_of_job, replay_job
 from orchestration.snapshot_assets import published_snapshot
 
@@ -200,6 +200,7 @@ defs = dg.Definitions(
         landing_files,
         raw_tables,
         derived_assets,
+        reconciliation,
         integration_events,
         deliveries,
         published_snapshot,

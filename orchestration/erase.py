@@ -3,6 +3,7 @@
     tombstone   committed first: from here on nothing of them is taken in
     rows        of raw, derived, kept and outbox tables, in one transaction
     files       of the outbox and of spools, each replaced by rename
+    logs        of Dagster: rows and lines that name them
     bytes       the warehouse copied into a fresh file, which takes its place
     snapshots   all published again, events too; none from before is left, and no
                 sandbox
@@ -19,7 +20,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +28,10 @@ from typing import Any
 
 import duckdb
 
-from ingest import erasure, lines, tombstones, warehouse
+from ingest import erasure, tombstones, warehouse
 from ingest.warehouse import WarehouseError
 from orchestration import publish, sandbox, shadow, snapshot
+from orchestration.erase_logs import Names, erase_logs
 from orchestration.integration_events import FORMATS
 from orchestration.swap import PREVIOUS
 
@@ -37,7 +39,6 @@ from orchestration.swap import PREVIOUS
 ERASED_SCOPE = "learners of whom some are erased"
 
 LONGEST_ID = 256
-_SCANNED_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,25 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Places:
-    """Folders to erase from (`outbox`, `spools`), and those only to look through."""
+    """Folders to erase from, and those only to look through (`of_others`).
+
+    `logs` is Dagster's.
+    """
 
     outbox: Path
     spools: tuple[Path, ...] = ()
+    logs: Path | None = None
     of_others: tuple[Path, ...] = ()
 
     @classmethod
     def from_environment(cls, spools: Sequence[Path] = ()) -> "Places":
-        """`LMS_OUTBOX`; the landing zone and Dagster's folder are of others."""
+        """`LMS_OUTBOX`, `DAGSTER_HOME`; the landing zone is of others."""
         dagster = os.environ.get("DAGSTER_HOME")
         return cls(
             outbox=publish.outbox_path(),
             spools=tuple(spools),
-            of_others=(
-                warehouse.landing_zone_path(),
-                *([Path(dagster).resolve()] if dagster else []),
-            ),
+            logs=Path(dagster).resolve() if dagster else None,
+            of_others=(warehouse.landing_zone_path(),),
         )
 
 
@@ -107,17 +110,24 @@ def erase(
     if not warehouse_path.exists():
         raise WarehouseError(f"{warehouse_path}: no warehouse there; set LMS_WAREHOUSE")
     bytes_before = warehouse_path.stat().st_size
+    # Whoever publishes may have set another folder than whoever erases.
+    outboxes = sorted({places.outbox, *publish.folders_written_to(warehouse_path)})
     # Nobody writes to the outbox what was read of it before.
     with contextlib.ExitStack() as stack:
         if dry_run:
             with warehouse.open_for_reading(warehouse_path) as connection:
                 found = _look(connection, user_ids, dry_run=True)
         else:
-            for form in FORMATS:
-                key = publish.folder_target(form, places.outbox).key
-                stack.enter_context(_alone(warehouse_path, key))
+            for outbox in outboxes:
+                for form in FORMATS:
+                    key = publish.folder_target(form, outbox).key
+                    stack.enter_context(publish.held(warehouse_path, key))
             found = _erase_rows(warehouse_path, user_ids, reason, now)
-        erased_lines, in_use = _erase_files(user_ids, places, dry_run=dry_run)
+        erased_lines, in_use = _erase_files(
+            user_ids, outboxes, places.spools, dry_run=dry_run
+        )
+    names = Names.of(user_ids)
+    erased_logs = erase_logs(places.logs, names, dry_run=dry_run) if places.logs else {}
     if not dry_run:
         shadow.remove_left_behind(warehouse_path)
         warehouse.rewrite(warehouse_path)
@@ -126,12 +136,13 @@ def erase(
     with warehouse.open_for_reading(warehouse_path) as connection:
         landed = connection.execute("select distinct file from raw.load").fetchall()
     own = {Path(name) for name in (*erased_lines, *in_use)}
+    logs = [places.logs] if places.logs and not dry_run else []
     left = _files_that_name(
-        user_ids, (*places.of_others, *(Path(file) for (file,) in landed)), own
+        names, (*logs, *places.of_others, *(Path(file) for (file,) in landed)), own
     )
     return replace(
         found,
-        lines=erased_lines,
+        lines=erased_lines | erased_logs,
         in_use=in_use,
         left=left,
         bytes_before=bytes_before,
@@ -169,22 +180,6 @@ def _check(user_ids: Sequence[str], reason: str, places: Places) -> None:
     for spool in places.spools:
         if not spool.is_dir():
             raise WarehouseError(f"--spool {spool}: no such folder")
-
-
-@contextlib.contextmanager
-def _alone(warehouse_path: Path, target: str) -> Iterator[None]:
-    deadline = time.monotonic() + warehouse.lock_wait_sec()
-    while True:
-        with publish.alone(warehouse_path, target) as alone:
-            if alone:
-                yield
-                return
-        if time.monotonic() > deadline:
-            raise WarehouseError(
-                f"{target}: is being published to; wait for it to end, and run this "
-                "again"
-            )
-        time.sleep(0.1)
 
 
 # --- rows ----------------------------------------------------------------------------
@@ -292,20 +287,24 @@ def _forget_scope(
 
 
 def _erase_files(
-    user_ids: Sequence[str], places: Places, *, dry_run: bool
+    user_ids: Sequence[str],
+    outboxes: Sequence[Path],
+    spools: Sequence[Path],
+    *,
+    dry_run: bool,
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """The lines that are gone, by file, and the spool files that are in use."""
     users = frozenset(user_ids)
     gone = Counter[str]()
     in_use = []
-    for form in FORMATS:
-        for file in sorted((places.outbox / form).glob("*.ndjson")):
+    for folder in (outbox / form for outbox in outboxes for form in FORMATS):
+        for file in sorted(folder.glob("*.ndjson")):
             gone[str(file)] = _erase_lines(file, users, _published_for, dry_run)
         if not dry_run:
             # A killed `publish` left them; it writes them again, without the learner.
-            for unfinished in (places.outbox / form).glob(".*.unfinished"):
+            for unfinished in folder.glob(".*.unfinished"):
                 unfinished.unlink(missing_ok=True)
-    for spool in places.spools:
+    for spool in spools:
         if not dry_run:
             for unfinished in spool.glob(".*.unfinished"):
                 unfinished.unlink(missing_ok=True)
@@ -361,36 +360,15 @@ def _learner_of(line: bytes) -> Iterable[str]:
 
 
 def _files_that_name(
-    user_ids: Sequence[str], paths: Iterable[Path], own: set[Path]
+    names: Names, paths: Iterable[Path], own: set[Path]
 ) -> tuple[str, ...]:
     """Files at or under the paths with one of the ids in them, as a word of its own."""
-    spellings = {
-        spelling.encode()
-        for user_id in user_ids
-        for spelling in (user_id, json.dumps(user_id)[1:-1])
-    }
-    pattern = re.compile(
-        rb"(?<![\w-])(?:%s)(?![\w-])" % b"|".join(map(re.escape, sorted(spellings)))
-    )
     found = set()
     for path in paths:
         files = path.rglob("*") if path.is_dir() else (path,)
         for file in map(Path.resolve, files):
             if file.is_file() and file not in own and str(file) not in found:
                 with contextlib.suppress(OSError):
-                    if _holds(file, pattern, spellings):
+                    if names.are_in_file(file):
                         found.add(str(file))
     return tuple(sorted(found))
-
-
-def _holds(file: Path, pattern: re.Pattern[bytes], spellings: set[bytes]) -> bool:
-    """Reads compressed event files unpacked. Plain search first: it is faster."""
-    source = lines.open_source(file)
-    overlap = 2 * max(map(len, spellings))
-    buffer = b""
-    part = bytearray(_SCANNED_BYTES)
-    while count := source.readinto(memoryview(part)):
-        buffer = buffer[-overlap:] + part[:count]
-        if any(each in buffer for each in spellings) and pattern.search(buffer):
-            return True
-    return False

@@ -23,6 +23,7 @@ import os
 import re
 import socket
 import threading
+import time
 import urllib.parse
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -311,7 +312,8 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("rollback")
+        with contextlib.suppress(duckdb.Error):  # a full disk has ended it
+            connection.execute("rollback")
         raise
     connection.execute("commit")
 
@@ -331,11 +333,11 @@ class Batch:
 def _next_batch(
     connection: duckdb.DuckDBPyConnection, place: int, at_most: int | None
 ) -> Batch | None:
-    """The rest of the batch that follows `place`, or its next `at_most` events."""
+    """The batch that has what follows `place`; of what follows, `at_most` events."""
     batch = connection.execute(
         """
         select
-            greatest(first_sequence, $place + 1),
+            first_sequence,
             last_sequence
         from outbox.batch
         where last_sequence > $place
@@ -348,6 +350,7 @@ def _next_batch(
         return None
     first, last = batch
     if at_most is not None:
+        first = max(first, place + 1)
         last = min(last, first + at_most - 1)
     rows = connection.execute(
         """
@@ -449,8 +452,9 @@ class NotDelivered(Exception):
 class Target:
     """Where batches go. `hand_over` returns when the target has one for good.
 
-    `at_most` cuts batches; a folder takes them whole. The key is what the place is kept
-    under: another folder or another URL is another target and gets all from the start.
+    `at_most` cuts batches; a folder takes them whole, also where its place was set into
+    one: two files never have the same event. The key is what the place is kept under:
+    another folder or another URL is another target and gets all from the start.
     """
 
     key: str
@@ -475,7 +479,29 @@ def folder_target(form: Format, folder: Path) -> Target:
         except OSError as error:
             raise NotDelivered(f"{path}: not written ({error.strerror})") from error
 
-    return Target(f"{form} files {folder}", hand_over)
+    return Target(f"{_files_key(form)}{folder}", hand_over)
+
+
+def _files_key(form: Format) -> str:
+    return f"{form} files "
+
+
+def folders_written_to(warehouse_path: Path) -> frozenset[Path]:
+    """The folders that ever got a file, whatever `LMS_OUTBOX` says today."""
+    with warehouse.open_for_reading(warehouse_path) as connection:
+        [[is_there]] = connection.execute(
+            "select count(*) from duckdb_tables() where schema_name = 'outbox' "
+            "and table_name = 'place' and database_name = current_database()"
+        ).fetchall()
+        if not is_there:
+            return frozenset()
+        targets = connection.execute("select target from outbox.place").fetchall()
+    return frozenset(
+        Path(target.removeprefix(_files_key(form)))
+        for (target,) in targets
+        for form in FORMATS
+        if target.startswith(_files_key(form))
+    )
 
 
 def batch_file_name(batch: Batch) -> str:
@@ -783,6 +809,27 @@ def alone(warehouse_path: Path, target: str) -> Iterator[bool]:
             yield True
 
 
+@contextlib.contextmanager
+def held(warehouse_path: Path, target: str) -> Iterator[None]:
+    """Waits until this process is the one that delivers to the target.
+
+    Raises `WarehouseError` where another one goes on for longer than the wait for the
+    warehouse.
+    """
+    deadline = time.monotonic() + warehouse.lock_wait_sec()
+    while True:
+        with alone(warehouse_path, target) as is_alone:
+            if is_alone:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise WarehouseError(
+                f"{target}: is being published to; wait for it to end, and run this "
+                "again"
+            )
+        time.sleep(0.1)
+
+
 @dataclass(frozen=True)
 class Publication:
     """What one `publish` did: `enqueued` new signals, and what each target got."""
@@ -856,7 +903,9 @@ def move(
     """Sets a target's place so that `next_sequence` is the next that it gets.
 
     To send events again (under the ids that they had), or to pass by one that a
-    receiver will never take. Raises `WarehouseError` for a target that is not known.
+    receiver will never take. Waits for a delivery that is under way, which would note
+    its own place over this one. Raises `WarehouseError` for a target that is not known,
+    and where the delivery does not end.
     """
     configured = (
         receiver_target(form, receiver, settings).key
@@ -870,6 +919,7 @@ def move(
             raise WarehouseError(
                 f"no target {target!r}; there are: {'; '.join(known) or 'none'}"
             )
+    with held(warehouse_path, target), _open(warehouse_path) as connection:
         _note(
             connection,
             target,

@@ -6,15 +6,13 @@ must not make a refresh fail, and one that is slow must not keep the next from s
 That job is in no pool. It opens the warehouse between two batches, for milliseconds.
 """
 
-import contextlib
 from collections.abc import Iterator
 
 import dagster as dg
 
 from ingest import warehouse
-from ingest.warehouse import WarehouseError, WarehouseLocked
 from orchestration import publish
-from orchestration.assets import POOL, RETRY_WAIT_SEC, sample_table
+from orchestration.assets import POOL, explained, sample_table
 from orchestration.integration_events import Format
 from orchestration.publish import Delivery, Settings
 
@@ -40,19 +38,6 @@ def fail_for(deliveries: tuple[Delivery, ...]) -> None:
     failures = [f"{d.target}: {d.error}" for d in deliveries if d.state == "failed"]
     if failures:
         raise dg.Failure("; ".join(failures), allow_retries=False)
-
-
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """A locked warehouse is tried again; what the user can mend is one line."""
-    try:
-        yield
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @dg.asset(

@@ -7,6 +7,7 @@ signals name as their sources are there. A model that is behind is compared with
 deriving up to its own place gives: to be behind is no error.
 """
 
+import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -545,7 +546,8 @@ class _Again:
             )
             live.execute("commit")
         except BaseException:
-            live.execute("rollback")
+            with contextlib.suppress(duckdb.Error):  # a full disk has ended it
+                live.execute("rollback")
             raise
         return tuple(done)
 

@@ -3,22 +3,18 @@
 What to ask is typed into the launchpad; the run's log and metadata have the answer.
 """
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
 from ingest import warehouse
 from ingest.catalogue import parse_effective_from
-from ingest.warehouse import WarehouseError, WarehouseLocked
 from orchestration import difference
-from orchestration.as_of import AsOf, as_of
-from orchestration.assets import POOL, RETRY_WAIT_SEC, sample_table
+from orchestration.as_of import as_of
+from orchestration.assets import POOL, explained, sample_table
 from orchestration.replay import Replay, Scope, replay
 from orchestration.swap import Undone, undo
-
-Result = TypeVar("Result")
 
 _TIME = "2026-10-01 or 2026-10-01T08:00:00Z; empty for none."
 
@@ -33,18 +29,6 @@ def _time(description: str) -> dg.Field:
 
 def _moment(text: str, option: str) -> datetime | None:
     return parse_effective_from(text, option) if text else None
-
-
-def _attempt(ask: Callable[[], Result]) -> Result:
-    """As every step that opens the warehouse: tried again only while it is locked."""
-    try:
-        return ask()
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @dg.op(
@@ -69,20 +53,23 @@ def replay_op(context: dg.OpExecutionContext) -> None:
     """Derives again beside the live state, shows what differs, and perhaps swaps."""
     config: dict[str, Any] = context.op_config
     path = warehouse.warehouse_path()
-
-    def ask() -> Replay | Undone:
+    found: Replay | Undone
+    with explained():
         if config["undo"]:
-            return undo(path)
-        scope = Scope(
-            users=tuple(config["user"]),
-            classes=tuple(config["class"]),
-            courses=tuple(config["course"]),
-            since=_moment(config["from"], "from"),
-            until=_moment(config["to"], "to"),
-        )
-        return replay(path, scope, apply=config["apply"], examples=config["examples"])
-
-    found = _attempt(ask)
+            found = undo(path)
+        else:
+            found = replay(
+                path,
+                Scope(
+                    users=tuple(config["user"]),
+                    classes=tuple(config["class"]),
+                    courses=tuple(config["course"]),
+                    since=_moment(config["from"], "from"),
+                    until=_moment(config["to"], "to"),
+                ),
+                apply=config["apply"],
+                examples=config["examples"],
+            )
     metadata = _undone(found) if isinstance(found, Undone) else _found(found)
     _show(context, metadata)
 
@@ -133,9 +120,8 @@ def _found(found: Replay) -> dict[str, Any]:
 def as_of_op(context: dg.OpExecutionContext) -> None:
     """What progress, signals and leaderboard would have been at a past moment."""
     config: dict[str, Any] = context.op_config
-
-    def ask() -> AsOf:
-        return as_of(
+    with explained():
+        known = as_of(
             warehouse.warehouse_path(),
             parse_effective_from(config["moment"], "moment"),
             users=config["user"],
@@ -143,8 +129,6 @@ def as_of_op(context: dg.OpExecutionContext) -> None:
             courses=config["course"],
             limit=config["rows"],
         )
-
-    known = _attempt(ask)
     metadata: dict[str, Any] = {
         "moment": f"{known.moment}Z",
         "loads": known.loads,

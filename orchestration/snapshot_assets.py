@@ -4,8 +4,7 @@ import dagster as dg
 
 from ingest import warehouse
 from orchestration import snapshot
-from orchestration.assets import POOL, derived_assets
-from orchestration.publish_assets import explained
+from orchestration.assets import POOL, derived_assets, explained
 
 SNAPSHOT = dg.AssetKey(["published", "snapshot"])
 

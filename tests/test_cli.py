@@ -1,6 +1,8 @@
 """The command: what it prints, its exit codes, and one clear line for every error."""
 
 import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +136,32 @@ def test_a_duckdb_file_of_something_else_is_left_alone(folder: Path) -> None:
     with duckdb.connect(str(folder / "warehouse.duckdb")) as connection:
         tables = connection.execute("select table_name from duckdb_tables()").fetchall()
     assert tables == [("mine",)]
+
+
+def test_a_full_disk_is_one_line_and_the_same_again_lands_all(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    as_json("land", "a.ndjson")
+    write_lines(
+        folder / "b.ndjson",
+        (ping(f"b{number}", in_class=os.urandom(100).hex()) for number in range(9000)),
+    )
+    limit = (folder / "warehouse.duckdb").stat().st_size + 100_000
+
+    # To whoever writes, no space and no larger file are the same.
+    full = subprocess.run(
+        [str(WAREHOUSE), "land", "b.ndjson"],
+        text=True,
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+
+    assert full.returncode == 1
+    assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+    assert full.stderr.startswith("error: ")
+    assert "if the disk is full make room" in full.stderr
+    landed = as_json("land", "a.ndjson", "b.ndjson")
+    assert (landed["files_known"], landed["accepted"]) == (1, 9000)
 
 
 def test_a_locked_warehouse_is_waited_for_and_then_named(folder: Path) -> None:

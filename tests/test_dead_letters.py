@@ -36,8 +36,9 @@ from ingest import conservation, dead_letters, validation
 from ingest.contracts import LARGEST_LINE_BYTES, contracts
 from ingest.dead_letters import LetterId, Retry, Selection
 from ingest.warehouse import WarehouseError, open_for_reading
+from kills import KILLS, kill_again_until
 from orchestration.cli import app
-from test_interruptions import KILLS, Processes
+from test_interruptions import Processes
 
 RETRIED_AT = RECEIVED_AT + timedelta(days=7)
 PING_V2 = ("VIDEO_PING", 2)
@@ -609,16 +610,18 @@ def test_a_retry_killed_at_any_instant_has_happened_wholly_or_not_at_all(
     untouched = raw(unbroken)
     cpu_seconds = processes.cpu_seconds(retry_all, unbroken.path)
     expected = raw(unbroken)
-    was_at_work = []
-    for kill in range(kills):
-        warehouse = with_letters(tmp_path / str(kill))
+
+    def kill(attempt: int) -> bool:
+        warehouse = with_letters(tmp_path / str(attempt))
         instant = Random().uniform(0, cpu_seconds)
-        was_at_work.append(processes.killed(instant, retry_all, warehouse.path))
+        was_at_work = processes.killed(instant, retry_all, warehouse.path)
         assert raw(warehouse) in (untouched, expected)
         retry_all(warehouse.path)
         assert apart_from_attempts(warehouse) == apart_from_attempts(unbroken)
         assert_nothing_is_lost(warehouse)
-    assert any(was_at_work)
+        return was_at_work
+
+    kill_again_until(kills, kill)
 
 
 # --------------------------------------------------------------------------------------

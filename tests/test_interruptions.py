@@ -5,6 +5,7 @@ the kills fall into the work, not into imports. `KILLS=200 pytest -m slow` kills
 often at each place.
 """
 
+import contextlib
 import os
 import resource
 import shutil
@@ -37,30 +38,19 @@ from builders import (
 from ingest import landing
 from ingest.contracts import LARGEST_LINE_BYTES
 from ingest.warehouse import open_for_writing
+from kills import KILLS, kill_again_until
 from test_laws import dense_log
 
 pytestmark = pytest.mark.xdist_group("interruptions")
 
-KILLS = [
-    3,
-    pytest.param(int(os.environ.get("KILLS", "50")), marks=pytest.mark.slow, id="many"),
-]
 
-
-def run_and_tell(told: Any, run: Callable[..., None], *arguments: Any) -> None:
-    started = time.process_time()
+def run_and_tell(
+    began: Any, ended: Any, run: Callable[..., None], *arguments: Any
+) -> None:
+    """Runs; says at which CPU time of its process that began, and ended."""
+    began.value = time.process_time()
     run(*arguments)
-    told.value = time.process_time() - started
-
-
-def run_until(cpu_seconds: float, run: Callable[..., None], *arguments: Any) -> None:
-    """Runs; the kernel ends the process once it has used so much CPU time.
-
-    SIGPROF's default action is that of SIGKILL. CPU time hits the same places on a busy
-    machine, too.
-    """
-    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-    run(*arguments)
+    ended.value = time.process_time()
 
 
 @dataclass(frozen=True)
@@ -74,20 +64,37 @@ class Processes:
 
     def cpu_seconds(self, run: Callable[..., None], *arguments: Any) -> float:
         """Runs to the end; what that takes."""
-        told = self.context.Value("d", 0)
-        process = self.start(run_and_tell, told, run, *arguments)
+        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
+        process = self.start(run_and_tell, began, ended, run, *arguments)
         process.join()
         assert process.exitcode == 0
-        return float(told.value)
+        return float(ended.value - began.value)
 
     def killed(
         self, cpu_seconds: float, run: Callable[..., None], *arguments: Any
     ) -> bool:
-        """Whether the process was killed before its end."""
-        process = self.start(run_until, cpu_seconds, run, *arguments)
+        """Whether the process was killed before its end, after so much of the work.
+
+        CPU time hits the same places on a busy machine, too.
+        """
+        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
+        process = self.start(run_and_tell, began, ended, run, *arguments)
+        clock = cpu_clock(process)
+        with contextlib.suppress(OSError):  # it has come to its end
+            while not began.value or (
+                time.clock_gettime(clock) < began.value + cpu_seconds
+            ):
+                time.sleep(0.001)
+            process.kill()
         process.join()
-        assert process.exitcode in (0, -signal.SIGPROF)
+        assert process.exitcode in (0, -signal.SIGKILL)
         return process.exitcode != 0
+
+
+def cpu_clock(process: BaseProcess) -> int:
+    """That of another process: what clock_getcpuclockid(3) gives on Linux."""
+    assert process.pid
+    return ~process.pid << 3 | 2
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +162,16 @@ def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
     unbroken = warehouse_in(tmp_path / "unbroken")
     cpu_seconds = processes.cpu_seconds(land, files, unbroken.path)
     expected = landed(unbroken)
-    was_at_work = []
-    for kill in range(kills):
-        warehouse = warehouse_in(tmp_path / str(kill))
+
+    def kill(attempt: int) -> bool:
+        warehouse = warehouse_in(tmp_path / str(attempt))
         instant = Random().uniform(0, cpu_seconds)
-        was_at_work.append(processes.killed(instant, land, files, warehouse.path))
+        was_at_work = processes.killed(instant, land, files, warehouse.path)
         land(files, warehouse.path)
         assert landed(warehouse) == expected
-    assert any(was_at_work)
+        return was_at_work
+
+    kill_again_until(kills, kill)
 
 
 def make_warehouse(warehouse_path: Path) -> None:
@@ -288,15 +297,17 @@ def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
     run: Callable[[Warehouse], None],
     kills: int,
 ) -> None:
-    was_at_work = []
-    for _ in range(kills):
+
+    def kill(_attempt: int) -> bool:
         copy = copy_of(halfway, folder)
         # It takes the first third to read the manifest.
         instant = Random().uniform(unbroken.cpu_seconds / 3, unbroken.cpu_seconds)
-        was_at_work.append(processes.killed(instant, run, copy))
+        was_at_work = processes.killed(instant, run, copy)
         copy.refresh()
         assert_same_state(derived(copy), unbroken.derived)
-    assert any(was_at_work)
+        return was_at_work
+
+    kill_again_until(kills, kill)
 
 
 # --------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 
 from builders import Class, Warehouse, ping, quiz
 from ingest.warehouse import WarehouseError
+from kills import KILLS
 from orchestration import integration_events, publish
 from orchestration.integration_events import CONTRACTS, Data, Fact, Format
 from orchestration.publish import Batch, NotDelivered, Settings, Target
@@ -45,11 +46,6 @@ GOLDEN = Path(__file__).parent / "fixtures" / "integration_events"
 AT = datetime(2026, 3, 10, 10)
 
 Json = dict[str, Any]
-
-KILLS = [
-    3,
-    pytest.param(int(os.environ.get("KILLS", "50")), marks=pytest.mark.slow, id="many"),
-]
 
 
 # --- what the tests are made of ----------------------------------------------------
@@ -868,6 +864,43 @@ def test_a_target_is_set_back_or_past_a_batch_on_purpose(
     assert ids(receiver.stored[9:]) == [id_of(s.signal_id) for s in signals(9)[7:]]
     with pytest.raises(WarehouseError, match=f"; {re.escape(target)}$"):
         publish.move(warehouse.path, how, "nobody", 1)
+
+
+def test_a_place_that_is_set_while_a_delivery_is_under_way_stays_set(
+    warehouse: Warehouse, receiver: Receiver
+) -> None:
+    derive(warehouse, signals(3))
+    how = to(warehouse, receiver.url, timeout_sec=30)
+    target = f"cloudevents {receiver.url}"
+    moving = threading.Event()
+    receiver.answers = [Answer(after=moving)]
+    with ThreadPoolExecutor(2) as pool:
+        delivery = pool.submit(publish.publish, warehouse.path, how)
+        wait_until(lambda: bool(receiver.requests))
+        moved = pool.submit(publish.move, warehouse.path, how, target, 1)
+        time.sleep(0.3)
+        moving.set()
+        delivery.result()
+        assert moved.result().place == 0
+
+    assert state_of(warehouse, receiver.url)[0] == 0
+    publish.publish(warehouse.path, how)
+    assert ids(receiver.stored) == 2 * [id_of(s.signal_id) for s in signals(3)]
+
+
+def test_a_folder_set_back_into_a_batch_has_no_event_in_two_files(
+    warehouse: Warehouse,
+) -> None:
+    derive(warehouse, signals(7))
+    how = to(warehouse)
+    publish.publish(warehouse.path, how)
+    before = files(warehouse)
+    (warehouse.folder / "outbox" / "cloudevents" / min(before)).unlink()
+
+    publish.move(warehouse.path, how, f"cloudevents files {how.folder}", 3)
+    publish.publish(warehouse.path, how)
+
+    assert files(warehouse) == before
 
 
 def test_each_receiver_has_its_own_place(warehouse: Warehouse) -> None:

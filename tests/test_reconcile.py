@@ -98,10 +98,14 @@ def test_a_retried_line_is_derived_from_as_any_other(warehouse: Warehouse) -> No
         "select user_id, load_id, source_event_ids from signals.lms_signal "
         "where type = 'COURSE_COMPLETED'"
     ) == [("u1", 4, ["u1c1", "u1c2", "u1q1"])]
+    # A row for the retry; it reads no new lines.
     assert warehouse.rows(
-        "select load_id, lines_read, lines_unaccounted from monitoring.v_load_outcome "
-        "order by all"
-    ) == [(2, 2, 0), (3, 6, 0)]
+        "select load_id, kind, lines_read, accepted, lines_unaccounted "
+        "from monitoring.v_load_outcome order by all"
+    ) == [(2, "events", 2, 0, 0), (3, "events", 6, 5, 0), (4, "retry", 3, 1, 0)]
+    assert warehouse.value(
+        "select sum(accepted) from monitoring.v_load_outcome"
+    ) == warehouse.value("select count(*) from raw.lms_event")
 
 
 def command(warehouse: Warehouse, *arguments: str) -> Any:
@@ -290,8 +294,32 @@ def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
         for check in result.get_asset_check_evaluations()
     }
     red = {asset for asset, is_green in passed.items() if not is_green}
-    assert red == {problem.split(": ")[0] for _, problem in DAMAGE.values()}
+    assert red == {
+        "monitoring.reconciliation",
+        *(problem.split(": ")[0] for _, problem in DAMAGE.values()),
+    }
     assert passed["staging.event_type"]
+
+
+def test_the_verdict_is_on_an_asset_that_no_refresh_makes_look_new(
+    found: Reconciliation,
+) -> None:
+    from orchestration.definitions import defs
+    from orchestration.reconcile_checks import CHECK, RECONCILIATION
+
+    assert not defs.resolve_asset_graph().get(RECONCILIATION).is_materializable
+    verdict = dg.AssetCheckKey(RECONCILIATION, CHECK)
+    with (
+        mock.patch("orchestration.reconcile_checks.reconcile", return_value=found),
+        dg.instance_for_test() as instance,
+    ):
+        # The button beside the check runs it without the others.
+        job = defs.resolve_job_def("reconcile").get_subset(
+            asset_check_selection={verdict}
+        )
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    [check] = result.get_asset_check_evaluations()
+    assert (check.asset_check_key, check.passed) == (verdict, False)
 
 
 def test_the_job_runs_once_a_day_and_no_other_job_does_its_work() -> None:

@@ -40,6 +40,7 @@ from builders import (
     ping,
 )
 from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
+from kills import KILLS, kill_again_until
 from orchestration import shadow, transform
 from orchestration.as_of import ANSWERS, as_of
 from orchestration.cli import main
@@ -47,7 +48,6 @@ from orchestration.replay import NothingMatches, Replay, Scope, replay
 from orchestration.shadow import Shadow
 from orchestration.swap import swap, undo
 from orchestration.transform import Relation
-from test_interruptions import KILLS
 from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 pytestmark = pytest.mark.xdist_group("replay")
@@ -644,38 +644,42 @@ def test_a_killed_swap_leaves_the_old_state_or_the_new_one(
         processes.Process(target=swap_in, args=(complete.path, damaged.made))
     )
     assert tables_of(complete) == damaged.new
-    was_at_work = []
-    for kill in range(kills):
-        warehouse = copied(damaged.warehouse, tmp_path / str(kill))
+
+    def kill(attempt: int) -> bool:
+        warehouse = copied(damaged.warehouse, tmp_path / str(attempt))
         process = processes.Process(target=swap_in, args=(warehouse.path, damaged.made))
-        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        was_at_work = kill_after(process, Random().uniform(0, seconds))
         assert tables_of(warehouse) in (damaged.old, damaged.new)
         swap_in(warehouse.path, damaged.made)
         assert tables_of(warehouse) == damaged.new
-    assert any(was_at_work)
+        return was_at_work
+
+    kill_again_until(kills, kill)
 
 
 def replay_apply(warehouse_path: Path) -> None:
     replay(warehouse_path, apply=True, variables=VARIABLES)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_replay_is_finished_by_the_next(
-    damaged: Damaged, tmp_path: Path, processes: ForkServerContext
+    damaged: Damaged, tmp_path: Path, processes: ForkServerContext, kills: int
 ) -> None:
     complete = copied(damaged.warehouse, tmp_path / "complete")
     seconds = seconds_of(processes.Process(target=replay_apply, args=(complete.path,)))
-    was_at_work = []
-    for kill in range(int(os.environ.get("KILLS", "50"))):
-        warehouse = copied(damaged.warehouse, tmp_path / str(kill))
+
+    def kill(attempt: int) -> bool:
+        warehouse = copied(damaged.warehouse, tmp_path / str(attempt))
         process = processes.Process(target=replay_apply, args=(warehouse.path,))
-        was_at_work.append(kill_after(process, Random().uniform(0, seconds)))
+        was_at_work = kill_after(process, Random().uniform(0, seconds))
         assert tables_of(warehouse) in (damaged.old, damaged.new)
         replay_apply(warehouse.path)
         assert tables_of(warehouse) == damaged.new
         # What the killed one left behind is gone.
         assert list(warehouse.folder.glob("*.shadow-*")) == []
-    assert any(was_at_work)
+        return was_at_work
+
+    kill_again_until(kills, kill)
 
 
 # --------------------------------------------------------------------------------------

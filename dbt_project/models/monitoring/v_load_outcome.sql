@@ -4,6 +4,7 @@ final as (
 
     select
         load_id,
+        kind,
         file,
         received_at,
         lines_read,

@@ -3,7 +3,7 @@ with
 loads as (
 
     select * from {{ source('raw', 'load') }}
-    where kind = 'events'
+    where kind in ('events', 'retry')
 
 ),
 
@@ -11,6 +11,7 @@ final as (
 
     select
         load_id,
+        kind,
         file,
         lines_read,
         accepted,
