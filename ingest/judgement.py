@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ingest import lines, tombstones, validation
+from ingest import lines, tally, tombstones, validation
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
 
@@ -122,6 +122,7 @@ def _examine_unclean(
     blank = 0
     events: list[tuple[int, str, Event]] = []
     dead: list[DeadLine] = []
+    forms = tally.Mapping()
     unclean = connection.execute(
         "select line_number from staged where not is_clean order by line_number"
     ).fetchall()
@@ -132,9 +133,13 @@ def _examine_unclean(
         elif not line.strip(" \t\r\n"):
             blank += 1
         else:
-            result = validation.examine(line, received_at_of(line_number))
+            event_line = forms.event_of(line) if tally.is_submission(line) else line
+            if isinstance(event_line, Rejection):
+                dead.append(DeadLine(line_number, _bad(line, event_line)))
+                continue
+            result = validation.examine(event_line, received_at_of(line_number))
             if isinstance(result, Event):
-                events.append((line_number, line, result))
+                events.append((line_number, event_line, result))
             else:
                 dead.append(DeadLine(line_number, _bad(line, result)))
     unreadable = _unreadable(connection, events)
