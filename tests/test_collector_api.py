@@ -45,7 +45,9 @@ def signing(app: ASGIApp, token: str) -> ASGIApp:
             b"authorization": f"Bearer {token}".encode(),
             b"tally-signature": tally.signature_of(bytes(body), TALLY_SECRET),
         }
-        given = [each for each in scope["headers"] if each[0] not in ours]
+        # A learner token made up by chance only ever ends in a 401.
+        replaced = {*ours, b"learner-token"}
+        given = [each for each in scope["headers"] if each[0] not in replaced]
         messages = [{"type": "http.request", "body": bytes(body)}]
 
         async def again() -> Message:
