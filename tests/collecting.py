@@ -99,6 +99,18 @@ async def call_app(
     )
 
 
+def lines_in(landing: Path, spool: Path) -> list[bytes]:
+    files = sorted([*landing.glob("*.ndjson"), *spool.glob("*.part")])
+    return [line for file in files for line in file.read_bytes().split(b"\n") if line]
+
+
+def wait_for(holds: Callable[[], bool], within_sec: float = 10) -> None:
+    deadline = time.monotonic() + within_sec
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @dataclass
 class Collecting:
     """A collector in this process, with what stands around it."""
@@ -138,16 +150,7 @@ class Collecting:
         return [json.loads(line) for line in self.raw_lines()]
 
     def raw_lines(self) -> list[bytes]:
-        files = [
-            *self.settings.landing.glob("*.ndjson"),
-            *self.settings.spool.glob("*.part"),
-        ]
-        return [
-            line
-            for file in sorted(files)
-            for line in file.read_bytes().split(b"\n")
-            if line
-        ]
+        return lines_in(self.settings.landing, self.settings.spool)
 
     def land(self, warehouse: Warehouse) -> None:
         """Hands the file on and lands it, as the sensor's run does."""
@@ -215,6 +218,10 @@ class Service:
             for file in self.landing.glob("*.ndjson")
             for line in file.read_bytes().splitlines()
         ]
+
+    def raw_lines(self) -> list[bytes]:
+        """What is on disk, in the spool and in the landing zone."""
+        return lines_in(self.landing, self.folder / "spool")
 
     def stop(self) -> int | None:
         self.process.terminate()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -30,6 +31,7 @@ from collecting import (
     environment,
     port_of,
     service,
+    wait_for,
 )
 from ingest import tokens
 from ingest.limits import Limits
@@ -215,7 +217,10 @@ def test_a_gzip_body_is_unpacked_up_to_the_bound(collector: Collecting) -> None:
     assert [line["event_id"] for line in collector.lines()] == ["e1"]
     bomb = gzip.compress(b" " * 100_000_000)
     assert len(bomb) < LARGEST_BODY_BYTES
+    tracemalloc.start()
     assert post(bomb) == 413
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
     assert post(packed[:-1]) == 400
     assert post(packed + b"more") == 400
     assert post(b"not gzip") == 400
@@ -526,13 +531,6 @@ def test_a_file_is_handed_on_by_size_and_by_age(tmp_path: Path) -> None:
         wait_for(lambda: len(list(landing.glob("*.ndjson"))) == 2)
         assert list(collector.settings.spool.iterdir()) == []
         assert len(collector.lines()) == 21
-
-
-def wait_for(holds: Any, within_sec: float = 10) -> None:
-    deadline = time.monotonic() + within_sec
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --------------------------------------------------------------------------------------

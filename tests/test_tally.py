@@ -286,12 +286,16 @@ def payload_of(value: Json, text: str = HEADER + ROW) -> Json:
 
 
 @pytest.mark.parametrize("kind", ["INPUT_TEXT", "INPUT_EMAIL", "CALCULATED_FIELDS"])
-def test_a_visible_question_is_never_taken_for_a_hidden_field(kind: str) -> None:
+@pytest.mark.parametrize("keep", ["no", "yes"])
+def test_a_visible_question_is_never_taken_for_a_hidden_field(
+    kind: str, keep: str
+) -> None:
     """Whoever fills the form in could write another learner's id into it."""
+    text = HEADER + ROW.replace("no", keep)
     fields = [*without_label("user_id"), question("user_id", "bob", kind)]
 
-    assert reason_of(webhook(*fields)) == "no_learner"
-    both = mapped(webhook(*FIELDS, question("user_id", "bob", kind)))
+    assert reason_of(webhook(*fields), text) == "no_learner"
+    both = mapped(webhook(*FIELDS, question("user_id", "bob", kind)), text)
     assert isinstance(both, Event)
     assert both.user_id == "ada"
 
