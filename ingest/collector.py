@@ -144,7 +144,7 @@ def judge(raw: bytes, grant: Grant) -> Judged:
     line = raw.replace(b"\n", b" ").replace(b"\r", b" ")
     stamped = _with_source(line, grant.token.sources)
     if isinstance(stamped, Rejection):
-        return _refused(None, stamped)
+        return _refused(_id_in(_plain_object(line.decode(errors="replace"))), stamped)
     line = stamped
     bad = lines.bad_line(line)
     if bad:
@@ -158,14 +158,12 @@ def judge(raw: bytes, grant: Grant) -> Judged:
             return Judged(Verdict(result.event_id, "accepted"), line)
         return _refused(result.event_id, _not_allowed(grant))
     value = _plain_object(text)
-    event_id = value.get("event_id")
-    known_id = event_id if isinstance(event_id, str) else None
     # Landing would believe it to be Tally's; here nobody has signed it.
     if tally.is_submission(text) or not (
         grant.covers(value.get("user_id"), value.get("type"))
     ):
-        return _refused(known_id, _not_allowed(grant))
-    return Judged(_verdict("rejected", known_id, result), line)
+        return _refused(_id_in(value), _not_allowed(grant))
+    return Judged(_verdict("rejected", _id_in(value), result), line)
 
 
 def _with_source(line: bytes, sources: Sequence[str]) -> bytes | Rejection:
@@ -194,6 +192,11 @@ def _plain_object(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if type(value) is dict else {}
+
+
+def _id_in(value: dict[str, Any]) -> str | None:
+    event_id = value.get("event_id")
+    return event_id if isinstance(event_id, str) else None
 
 
 def _not_allowed(grant: Grant) -> Rejection:
@@ -291,7 +294,10 @@ class Collector:
         self._tokens.value()
         self._register.value()
         problems = [file.error for file in (self._tokens, self._register) if file.error]
-        if self._spool.state().error:
+        state = self._spool.state()
+        if not state.is_writing:
+            problems.append("the spool's writer has ended; start the collector again")
+        elif state.error:
             try:
                 await asyncio.to_thread(self._spool.probe)
             except OSError as error:

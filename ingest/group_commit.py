@@ -27,13 +27,15 @@ class SpoolState:
     """What of the spool is not in the landing zone yet.
 
     `file_bytes` and `file_age_sec` are of the open file (0 when there is none);
-    `waiting_bytes` is not on disk yet; `error` is what the disk last said.
+    `waiting_bytes` is not on disk yet; `error` is what the disk last said. Without
+    `is_writing` nothing will ever be written again.
     """
 
     file_bytes: int
     file_age_sec: float
     waiting_bytes: int
     error: str | None
+    is_writing: bool
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         on_disk: asyncio.Future[None] = loop.create_future()
         with self._changed:
-            if self._closing:
+            if self._closing or not self._thread.is_alive():
                 raise SpoolError("the spool is closed")
             if self._waiting_bytes + len(data) > self._max_waiting_bytes:
                 raise SpoolFull(f"{self._waiting_bytes} bytes wait for {self._spool}")
@@ -125,6 +127,7 @@ class GroupCommit:
             file_age_sec=time.monotonic() - file.started if file else 0.0,
             waiting_bytes=self._waiting_bytes,
             error=(error.strerror or str(error)) if error else None,
+            is_writing=self._thread.is_alive(),
         )
 
     def probe(self) -> None:

@@ -48,9 +48,7 @@ def collect(
 ) -> None:
     """Take events of players and Tally's webhooks over HTTP, into the landing zone.
 
-    Runs until it gets SIGTERM or SIGINT. LMS_LANDING, LMS_SPOOL, LMS_COLLECTOR,
-    LMS_CORS_ORIGINS, LMS_TALLY_SECRET, LMS_LEARNER_SECRET and LMS_QUIZ_REGISTER say the
-    rest; docs/collector.md has them all.
+    Runs until it gets SIGTERM or SIGINT. Variables say the rest: docs/collector.md.
     """
     import structlog
     import uvicorn
