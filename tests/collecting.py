@@ -56,8 +56,13 @@ async def call_app(
     path: str,
     body: bytes | Iterable[bytes] = b"",
     headers: Mapping[str, str] | None = None,
+    *,
+    ends: bool = True,
 ) -> Answer:
-    """One request; a body in parts comes without a Content-Length."""
+    """One request; a body in parts comes without a Content-Length.
+
+    One that does not end is waited for, as from a client that sends no more.
+    """
     parts = [body] if isinstance(body, bytes) else list(body)
     named = dict(headers or {})
     if isinstance(body, bytes):
@@ -80,12 +85,18 @@ async def call_app(
         "client": ("127.0.0.1", 1),
     }
     messages = [
-        {"type": "http.request", "body": part, "more_body": number < len(parts)}
+        {
+            "type": "http.request",
+            "body": part,
+            "more_body": number < len(parts) or not ends,
+        }
         for number, part in enumerate(parts, 1)
     ]
     sent: list[Any] = []
 
     async def receive() -> Any:
+        if not messages and not ends:
+            await asyncio.sleep(30)
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

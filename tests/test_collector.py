@@ -208,6 +208,23 @@ def test_too_many_events_and_too_many_bytes_are_413(collector: Collecting) -> No
     assert collector.raw_lines() == before
 
 
+def test_a_body_that_never_ends_is_408(
+    collector: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.request_body.SLOWEST_BODY_SEC", 0.1)
+    call = call_app(
+        collector.app,
+        "POST",
+        "/v1/events",
+        [b"[", b"1"],
+        {"Authorization": f"Bearer {collector.token}"},
+        ends=False,
+    )
+
+    assert asyncio.run(call).status == 408
+    assert collector.raw_lines() == []
+
+
 def test_a_gzip_body_is_unpacked_up_to_the_bound(collector: Collecting) -> None:
     def post(body: bytes, encoding: str = "gzip") -> int:
         return collector.post(body, headers={"Content-Encoding": encoding}).status

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from collecting import TALLY_SECRET, collecting
 from ingest import tally
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -20,7 +20,8 @@ from ingest import tokens
 from ingest.warehouse import utc_now
 from webm import video
 
-pytestmark = pytest.mark.xdist_group("player")
+# With the other tests of real collectors: they share what their processes fork from.
+pytestmark = pytest.mark.xdist_group("collector")
 
 PLAYER = Path(__file__).parents[1] / "docs" / "examples" / "player"
 SECONDS = 40
