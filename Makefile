@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is made again whenever requirements.lock changes.
-# A bare machine needs Python 3.11, git and make; only PyPI is reached.
+# A bare machine needs Python 3.11, git and make; only PyPI is reached, and by the tests
+# Debian's packages, for Chromium where it is missing.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-lrs dev check lock clean
+.PHONY: help demo test test-slow test-lrs chromium bench-collector dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,11 +47,23 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 	@cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	dg dev -w workspace.yaml --port 3000
 
-test: $(STAMP)  ## Pass every test
+test: $(STAMP) chromium  ## Pass every test
 	@pytest -n 2 --dist loadgroup -m "not slow and not lrs" tests
 
 test-slow: $(STAMP)  ## Kill every command at 50 random instants each (minutes; before a release)
 	@pytest -m slow tests
+
+chromium:  ## Install Chromium, which plays a video in a test, where it is missing
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" = 0 ]; then \
+			echo "installing chromium from Debian's packages ..."; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+		else \
+			echo "error: no chromium, which a test plays a video in; run: sudo apt-get install --no-install-recommends chromium" >&2; exit 1; \
+		fi; }
+
+bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms
+	@python benchmarks/load_collector.py --at-least 5000 --p99-ms 100
 
 # A learning record store, in an environment of its own: dbt and it want other versions
 # of click.

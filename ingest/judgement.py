@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ingest import lines, tombstones, validation
+from ingest import lines, tally, tombstones, validation
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
 
@@ -83,8 +83,8 @@ def judge(
         create or replace temp view accepted as
         select
             staged.* exclude (is_clean),
-            chunk.line
-        from chunk
+            event_line.line
+        from event_line
         inner join staged using (line_number)
         where
             staged.is_clean
@@ -125,6 +125,7 @@ def _examine_unclean(
     blank = 0
     events: list[tuple[int, str, Event]] = []
     dead: list[DeadLine] = []
+    forms = tally.Mapping()
     unclean = connection.execute(
         "select line_number from staged where not is_clean order by line_number"
     ).fetchall()
@@ -135,9 +136,13 @@ def _examine_unclean(
         elif not line.strip(" \t\r\n"):
             blank += 1
         else:
-            result = validation.examine(line, received_at_of(line_number))
+            event_line = forms.event_of(line) if tally.is_submission(line) else line
+            if isinstance(event_line, Rejection):
+                dead.append(DeadLine(line_number, _bad(line, event_line)))
+                continue
+            result = validation.examine(event_line, received_at_of(line_number))
             if isinstance(result, Event):
-                events.append((line_number, line, result))
+                events.append((line_number, event_line, result))
             else:
                 dead.append(DeadLine(line_number, _bad(line, result)))
     unreadable = _unreadable(connection, events)
@@ -146,8 +151,48 @@ def _examine_unclean(
             detail = "DuckDB does not read it as JSON"
             rejection = Rejection("broken_json", None, detail)
             dead.append(DeadLine(line_number, _bad(line, rejection)))
-    _add_to_staged(connection, [e for e in events if e[0] not in unreadable])
+    events = [event for event in events if event[0] not in unreadable]
+    _add_to_staged(connection, events)
+    _keep_lines(connection, chunk, events)
     return blank, dead
+
+
+def _keep_lines(
+    connection: duckdb.DuckDBPyConnection,
+    chunk: Chunk,
+    events: list[tuple[int, str, Event]],
+) -> None:
+    """Makes the view `event_line`: the chunk's lines, but those that were mapped."""
+    mapped = [
+        (number, line)
+        for number, line, _ in events
+        if line != chunk.lines[number - chunk.first_line_number].as_py()
+    ]
+    connection.execute(
+        "create or replace temp view event_line as select line_number, line from chunk"
+    )
+    if not mapped:
+        return
+    connection.execute(
+        """
+        create or replace temp table mapped_line as
+        select unnest($numbers) as line_number, unnest($lines) as line
+        """,
+        {
+            "numbers": [number for number, _ in mapped],
+            "lines": [line for _, line in mapped],
+        },
+    )
+    connection.execute(
+        """
+        create or replace temp view event_line as
+        select
+            chunk.line_number,
+            coalesce(mapped_line.line, chunk.line) as line
+        from chunk
+        left join mapped_line using (line_number)
+        """
+    )
 
 
 def _unreadable(
@@ -314,16 +359,16 @@ def _set_repeated_aside(
         select
             repeated.line_number,
             repeated.event_id,
-            chunk.line,
+            event_line.line,
             coalesce(repeated.known_line, first.line) as first_line
-        from chunk
+        from event_line
         inner join repeated using (line_number)
         left join (
             select line_number, line
-            from chunk
+            from event_line
             inner join (
                 select distinct first_line_number from repeated
-            ) as firsts on chunk.line_number = firsts.first_line_number
+            ) as firsts on event_line.line_number = firsts.first_line_number
         ) as first on repeated.first_line_number = first.line_number
         """
     )

@@ -182,14 +182,15 @@ def _chunk_with_bad_lines(data: memoryview, first_line_number: int) -> Chunk:
     lines = bytes(data).split(b"\n")
     bad_lines = {}
     for index, line in enumerate(lines):
-        bad = _bad_line(line)
+        bad = bad_line(line)
         if bad:
             bad_lines[first_line_number + index] = bad
             lines[index] = b""
     return Chunk(first_line_number, _split(memoryview(b"\n".join(lines))), bad_lines)
 
 
-def _bad_line(line: bytes) -> BadLine | None:
+def bad_line(line: bytes) -> BadLine | None:
+    """Why the line cannot be handed on as text, if it cannot."""
     if len(line) > LARGEST_LINE_BYTES:
         return _too_long(line[:LARGEST_LINE_BYTES], len(line), sha256_hex(line))
     try:

@@ -3,12 +3,12 @@
     with SpoolWriter(Path("spool"), Path("data/landing/events")) as spool:
         spool.put(new_event(VideoPingV2(...), user_id=..., class_id=..., ...))
 
-Of this package it needs `contracts`, `validation` and this module, and of other
-packages only msgspec; docs/producers.md shows it whole, and the same in JavaScript.
+Of this package it needs `contracts`, `validation`, `spool_file` and this module, and
+of other packages only msgspec; docs/producers.md shows it whole, and the same in
+JavaScript.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -22,6 +22,7 @@ from typing import Self
 import msgspec
 
 from ingest.contracts import LARGEST_LINE_BYTES, Envelope, Payload, contracts
+from ingest.spool_file import UNFINISHED, SpoolFile, recover
 from ingest.validation import Rejection, examine_value
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class SpoolWriter:
         self._closing = False
         self._error: OSError | None = None
         # Below: the thread's own.
-        self._file: _SpoolFile | None = None
+        self._file: SpoolFile | None = None
         self._recover()
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -278,14 +279,14 @@ class SpoolWriter:
             self._file.close()
 
     def _recover(self) -> None:
-        for left_behind in sorted(self._spool.glob(f"*{_UNFINISHED}")):
-            _recover(left_behind, self._landing)
+        for left_behind in sorted(self._spool.glob(f"*{UNFINISHED}")):
+            recover(left_behind, self._landing)
 
     def _append(self, lines: list[bytes]) -> None:
         if self._file is None:
             with contextlib.suppress(OSError):
                 self._recover()
-            self._file = _SpoolFile(self._spool)
+            self._file = SpoolFile(self._spool)
         self._file.append(b"".join(lines))
         with self._changed:
             del self._waiting[: len(lines)]
@@ -312,111 +313,3 @@ class SpoolWriter:
     def _sleep_while_refused(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, timeout=1)
-
-
-_UNFINISHED = ".part"
-
-
-class _SpoolFile:
-    """A file of the spool that this process writes to, and holds the lock of.
-
-    Its name does not end as an event file's does: nobody lands it before it is renamed.
-    """
-
-    def __init__(self, spool: Path) -> None:
-        now = datetime.now(UTC)
-        self._path = spool / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4()}.ndjson{_UNFINISHED}"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._descriptor = os.open(self._path, flags, 0o666)
-        self.is_closed = False
-        self.size = 0
-        self.started = time.monotonic()
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Before it was locked, another writer may have recovered it.
-            self._path.stat()
-            _sync_folder(spool)
-        except OSError:
-            self._path.unlink(missing_ok=True)
-            self.close()
-            raise
-
-    def append(self, data: bytes) -> None:
-        """Writes and syncs `data`. After an error the file is as before, or closed."""
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-            os.fsync(self._descriptor)
-        except OSError:
-            # After a failed fsync the kernel may hold for written what is not: all of
-            # `data` has to be written again, not only synced.
-            try:
-                os.ftruncate(self._descriptor, self.size)
-            except OSError:
-                # Nothing may follow half a line: a new file is begun.
-                self.close()
-            raise
-        self.size += len(data)
-
-    def hand_on(self, landing: Path) -> None:
-        _rename_into(landing, self._path)
-        self.close()
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-        self.is_closed = True
-
-
-def _recover(path: Path, landing: Path) -> None:
-    """Hands on the complete lines of a file whose writer is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return  # another writer recovered it, or its own handed it on
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return  # its writer lives
-        if not path.exists():
-            return
-        size = os.fstat(descriptor).st_size
-        complete = _end_of_last_line(descriptor, size)
-        if complete < size:
-            logger.warning("%s: cut a torn last line off", path)
-            os.ftruncate(descriptor, complete)
-        os.fsync(descriptor)
-        if complete:
-            _rename_into(landing, path)
-        else:
-            path.unlink()
-    finally:
-        os.close(descriptor)
-
-
-def _end_of_last_line(descriptor: int, size: int) -> int:
-    """How many bytes of the file are complete lines."""
-    step = 64 * 1024
-    for end in range(size, 0, -step):
-        start = max(0, end - step)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-    return 0
-
-
-def _rename_into(landing: Path, path: Path) -> None:
-    path.rename(landing / path.name.removesuffix(_UNFINISHED))
-    # A rename that a power cut undoes leaves the file in the spool: nothing is lost.
-    with contextlib.suppress(OSError):
-        _sync_folder(landing)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,10 +18,18 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest import catalogue as catalogues
-from ingest import contracts, dead_letters, demo, landing, versions, warehouse
+from ingest import (
+    collector,
+    contracts,
+    dead_letters,
+    demo,
+    landing,
+    versions,
+    warehouse,
+)
 from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
-from orchestration import integration_events
+from orchestration import collect_commands, integration_events
 from orchestration.integration_events import Format
 from orchestration.reader_commands import commands as reader_commands
 from orchestration.terminal import (
@@ -48,6 +56,7 @@ dead_letters_app = typer.Typer(
 )
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(reader_commands)
+collect_commands.add_to(app)
 
 
 # What DuckDB raises where a write or, for want of it, a commit fails.
@@ -467,8 +476,8 @@ def erase_command(
         list[Path] | None,
         typer.Option(
             envvar="LMS_SPOOL",
-            help="A folder that a SpoolWriter writes to; or set LMS_SPOOL. May be "
-            "repeated.",
+            help="A folder that a SpoolWriter writes to; or set LMS_SPOOL; else the "
+            "collector's. May be repeated.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -485,12 +494,13 @@ def erase_command(
     from orchestration import erase
 
     users = [*(user or ()), *(erase.read_users_file(users_file) if users_file else ())]
+    collectors = [path for path in [collector.spool_path()] if path.is_dir()]
     if not users:
         raise typer.BadParameter("give --user or --users-file")
     result = erase.erase(
         warehouse.warehouse_path(),
         users,
-        erase.Places.from_environment(spool or ()),
+        erase.Places.from_environment(spool or collectors),
         reason=reason,
         dry_run=dry_run,
     )

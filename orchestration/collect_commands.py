@@ -1,0 +1,212 @@
+"""`warehouse collect`, `warehouse tokens` and `warehouse quiz-register`."""
+
+import os
+import signal
+import socket
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ingest import quiz_register, tokens
+from ingest.contracts import event_types
+from ingest.tokens import DEFAULT_RATE, Token
+from ingest.warehouse import WarehouseError
+from orchestration.terminal import AsJson, output, print_json
+
+tokens_app = typer.Typer(
+    help="Who may send to the collector: make tokens, list them, end them.",
+    no_args_is_help=True,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to `warehouse`."""
+    app.command("collect")(collect)
+    app.command("quiz-register")(quiz_register_command)
+    app.add_typer(tokens_app, name="tokens")
+
+
+def collect(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free.")] = 8080,
+    max_age_sec: Annotated[
+        float,
+        typer.Option(min=0.1, max=3600, help="Hand a file to the landing zone after."),
+    ] = 30,
+    max_mb: Annotated[
+        float, typer.Option(min=0.001, max=1024, help="... or at this size.")
+    ] = 16,
+) -> None:
+    """Take events of players and Tally's webhooks over HTTP, into the landing zone.
+
+    Runs until it gets SIGTERM or SIGINT. Variables say the rest: docs/collector.md.
+    """
+    import structlog
+    import uvicorn
+
+    from ingest import collector
+    from ingest.collector_metrics import Metrics, set_up_logs
+    from ingest.group_commit import GroupCommit
+    from ingest.producer import SpoolError
+
+    set_up_logs()
+    log = structlog.get_logger("collector")
+    try:
+        settings = collector.settings_from_environment(
+            max_bytes=int(max_mb * 1024 * 1024), max_age_sec=max_age_sec
+        )
+        listener = _listen(host, port)
+        metrics = Metrics()
+        with GroupCommit(
+            settings.spool,
+            settings.landing,
+            max_bytes=settings.max_bytes,
+            max_age_sec=settings.max_age_sec,
+            observe_sync=metrics.observe_sync,
+        ) as spool:
+            metrics.watch_spool(spool.state)
+            app = collector.make_app(settings, spool, metrics)
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    app,
+                    loop="uvloop",
+                    http="httptools",
+                    ws="none",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    limit_concurrency=1000,
+                    timeout_graceful_shutdown=10,
+                )
+            )
+
+            def stop(*_: object) -> None:
+                server.should_exit = True
+
+            # uvicorn stops on a signal, and raises it again afterwards: the last file
+            # is still to be handed on then. Before it is up, nothing hears a signal.
+            signal.signal(signal.SIGTERM, stop)
+            signal.signal(signal.SIGINT, stop)
+            address = listener.getsockname()
+            log.info("listening", host=address[0], port=address[1], pid=os.getpid())
+            server.run(sockets=[listener])
+        log.info("stopped")
+    except (SpoolError, ValueError) as error:
+        raise WarehouseError(str(error)) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise WarehouseError(
+            f"{host}:{port}: cannot be listened on ({error.strerror or error}); choose "
+            "another --host or --port"
+        ) from error
+
+
+@tokens_app.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="The producer, like web-player.")],
+    source: Annotated[
+        list[str],
+        typer.Option(
+            help="A source it may write for. May be repeated; the first is "
+            "that of events that name none."
+        ),
+    ],
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help=f"Only this event type ({', '.join(event_types())}). May be repeated.",
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Events a second.")] = DEFAULT_RATE,
+    needs_learner: Annotated[
+        bool,
+        typer.Option(
+            "--needs-learner",
+            help="Only with a learner token beside it: for a token that browsers have.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token, and print it: this once, for only its hash is kept."""
+    token, text = tokens.create(
+        tokens.tokens_path(),
+        name,
+        sources=source,
+        types=event_type or (),
+        rate=rate,
+        needs_learner=needs_learner,
+    )
+    if as_json:
+        print_json({**_facts(token), "token": text})
+    else:
+        print(text)
+
+
+@tokens_app.command("list")
+def list_tokens(as_json: AsJson = False) -> None:
+    """Show all tokens that were ever made, without what they are."""
+    book = tokens.read(tokens.tokens_path())
+    if as_json:
+        print_json([_facts(token) for token in book.tokens])
+        return
+    table = Table("name", "sources", "types", "events/s", "learner", "made", "revoked")
+    for token in book.tokens:
+        table.add_row(
+            token.name,
+            ", ".join(token.sources),
+            ", ".join(token.types) or "all",
+            f"{token.rate:g}",
+            "needed" if token.needs_learner else "",
+            token.created_at,
+            token.revoked_at or "",
+        )
+    output.print(table)
+
+
+@tokens_app.command("revoke")
+def revoke_token(
+    name: Annotated[str, typer.Argument(help="The producer whose token it is.")],
+    as_json: AsJson = False,
+) -> None:
+    """End a token; a running collector knows at once."""
+    token = tokens.revoke(tokens.tokens_path(), name)
+    if as_json:
+        print_json(_facts(token))
+    else:
+        print(f"{token.name}: revoked at {token.revoked_at}")
+
+
+def quiz_register_command(as_json: AsJson = False) -> None:
+    """Show the quiz register, or the line of it that is wrong."""
+    path = quiz_register.register_path()
+    quizzes = quiz_register.read(path).quizzes
+    if as_json:
+        print_json([asdict(quiz) for quiz in quizzes])
+        return
+    table = Table(*quiz_register.COLUMNS, title=str(path))
+    for quiz in quizzes:
+        table.add_row(
+            quiz.form_id,
+            quiz.class_id or "any",
+            quiz.score_field,
+            str(quiz.max_score),
+            f"{quiz.pass_mark} %",
+            "yes" if quiz.keep_free_text else "no",
+        )
+    output.print(table)
+
+
+def _facts(token: Token) -> dict[str, Any]:
+    """All about a token but its hash."""
+    return {name: value for name, value in asdict(token).items() if name[0] != "_"} | {
+        "sha256": token.sha256[:12]
+    }
