@@ -18,15 +18,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest import catalogue as catalogues
-from ingest import (
-    collector,
-    contracts,
-    dead_letters,
-    demo,
-    landing,
-    versions,
-    warehouse,
-)
+from ingest import contracts, dead_letters, demo, landing, versions, warehouse
 from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
 from orchestration import collect_commands, integration_events
@@ -491,6 +483,7 @@ def erase_command(
     on, and counted. The dead letters and the outbox are part of it; files that are not
     the warehouse's are listed, for their owners to delete.
     """
+    from ingest import collector
     from orchestration import erase
 
     users = [*(user or ()), *(erase.read_users_file(users_file) if users_file else ())]

@@ -67,6 +67,7 @@ while True:
         break
     if len(seen) == 1:
         print("reading", flush=True)
+    time.sleep(0.02)
 print(json.dumps([[int(value) for value in row] for row in seen]))
 """
 
