@@ -23,7 +23,7 @@ from ingest import catalogue as catalogues
 from ingest import contracts, dead_letters, demo, landing, versions, warehouse
 from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
-from orchestration import integration_events
+from orchestration import integration_events, lms_commands
 from orchestration.integration_events import Format
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ dead_letters_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(lms_commands.app)
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""The commands for moving in: `warehouse import-lms` and `warehouse compare-lms`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingest import warehouse
+from ingest.lms_import import Import, import_lms
+
+app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="The LMS's SQLite database, or the SQL dump that `wrangler d1 export` "
+        "writes of it."
+    ),
+]
+
+
+@app.command("import-lms")
+def import_command(file: File, as_json: AsJson = False) -> None:
+    """Import what is new of an LMS export: its events and its catalogue."""
+    from orchestration import cli
+
+    result = import_lms(file, warehouse.warehouse_path(), warehouse.landing_zone_path())
+    if as_json:
+        cli._print_json(result.as_json())
+    else:
+        _show_import(result)
+    for failure in result.failures:
+        cli.errors.print(f"error: {failure}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _show_import(result: Import) -> None:
+    from orchestration import cli
+
+    load = result.load
+    cli._print_table(
+        f"What happened to every event of {result.file} ({result.seconds:.1f} s)",
+        ["", "events"],
+        [
+            ("in the export", result.events),
+            ("known already", result.known),
+            ("of erased learners", result.erased + (load.erased if load else 0)),
+            ("set aside", sum(result.set_aside.values())),
+            ("accepted", load.accepted if load else 0),
+            ("duplicate", load.duplicate if load else 0),
+            ("conflict", load.conflict if load else 0),
+            ("rejected", load.rejected if load else 0),
+        ],
+    )
+    if load and load.rejected_by_reason:
+        cli._print_table(
+            "Rejected, by reason",
+            ["reason", "events"],
+            [*load.rejected_by_reason.items()],
+        )
+    if result.set_aside:
+        cli._print_table(
+            "Set aside in raw.set_aside_event: types without a contract",
+            ["type", "events"],
+            [*result.set_aside.items()],
+        )
+    if load and load.load_id is not None:
+        cli.output.print(f"Load {load.load_id}: {load.file}", markup=False)
+    if snapshot := result.catalogue:
+        cli.output.print(
+            f"Catalogue: {snapshot.classes} classes of {snapshot.courses} courses; "
+            + (
+                f"not changed since load {snapshot.load_id}."
+                if snapshot.known
+                else f"load {snapshot.load_id}."
+            ),
+            markup=False,
+        )
+    elif not result.catalogue_failed:
+        cli.output.print("Catalogue: the export has no classes; nothing was landed.")
+    cli.output.print("`warehouse refresh` derives from what is new.", markup=False)
