@@ -125,10 +125,10 @@ def has_passed(score: float, max_score: float, pass_mark: float) -> bool:
     return math.floor(100 * score / max_score + 0.5) >= pass_mark
 
 
-def event_line(
+def as_event(
     row: LmsEvent, classes: Classes, filled: Mapping[str, Any] | None = None
-) -> str:
-    """The NDJSON line of a row. It is an event only if its contract says so.
+) -> dict[str, Any]:
+    """The row as an event in our shape. It is one only if its contract says so.
 
     What the payload leaves out is taken from `filled`, what it was filled with when it
     was landed first, or else from the class: the class may have changed since then, the
@@ -139,7 +139,7 @@ def event_line(
     payload = _parsed(row.payload_json)
     if isinstance(payload, dict):
         payload = _filled_in(event_type, class_id, payload, classes, filled or {})
-    line = {
+    event = {
         "event_id": _as_text(row.id),
         "type": event_type,
         "schema_version": _VERSIONS.get(event_type, 1),
@@ -153,13 +153,21 @@ def event_line(
         "context": _parsed(row.context_json),
     }
     for name in ("course_id", "created_at", "context"):
-        if line[name] is None:
-            del line[name]
+        if event[name] is None:
+            del event[name]
+    return event
+
+
+def event_line(
+    row: LmsEvent, classes: Classes, filled: Mapping[str, Any] | None = None
+) -> str:
+    """The NDJSON line of a row, as `as_event` reads it."""
+    event = as_event(row, classes, filled)
     try:
-        return msgspec.json.encode(line).decode()
+        return msgspec.json.encode(event).decode()
     except (UnicodeEncodeError, OverflowError):
         # Text that was no UTF-8 has surrogates; escaped, it is rejected for that.
-        return json.dumps(line, separators=(",", ":"))
+        return json.dumps(event, separators=(",", ":"))
 
 
 def _as_text(value: Any) -> Any:
@@ -243,11 +251,13 @@ def in_utc(value: Any) -> Any:
 
 def events(export: Export) -> Iterator[LmsEvent]:
     """Every row of `lms_event`, in the order in which they arrived in the LMS."""
+    return map(LmsEvent._make, export.rows(events_query(export, order_by="rowid")))
+
+
+def events_query(export: Export, *, order_by: str) -> str:
     export.require(EVENTS, _EVENT_COLUMNS)
     columns = ", ".join(export.column(EVENTS, name) for name in LmsEvent._fields)
-    return map(
-        LmsEvent._make, export.rows(f"select {columns} from {EVENTS} order by rowid")
-    )
+    return f"select {columns} from {EVENTS} order by {order_by}"
 
 
 # --- the catalogue -------------------------------------------------------------------
@@ -380,6 +390,14 @@ class Import:
         """One line for each part that could not be landed."""
         landed = (self.load.failed if self.load else None, self.catalogue_failed)
         return tuple(line for line in landed if line)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to derive from."""
+        accepted = self.load.accepted if self.load else 0
+        return bool(accepted) or (
+            self.catalogue is not None and not self.catalogue.known
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {

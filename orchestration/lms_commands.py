@@ -1,12 +1,15 @@
 """The commands for moving in: `warehouse import-lms` and `warehouse compare-lms`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ingest import warehouse
 from ingest.lms_import import Import, import_lms
+
+if TYPE_CHECKING:
+    from orchestration.compare_lms import LmsComparison
 
 app = typer.Typer()
 
@@ -70,14 +73,76 @@ def _show_import(result: Import) -> None:
         cli.output.print(f"Load {load.load_id}: {load.file}", markup=False)
     if snapshot := result.catalogue:
         cli.output.print(
-            f"Catalogue: {snapshot.classes} classes of {snapshot.courses} courses; "
-            + (
-                f"not changed since load {snapshot.load_id}."
-                if snapshot.known
-                else f"load {snapshot.load_id}."
-            ),
+            f"Catalogue, load {snapshot.load_id}"
+            f"{', not changed since' if snapshot.known else ''}: "
+            f"classes: {snapshot.classes}, courses: {snapshot.courses}, "
+            f"sections left out: {result.sections}",
             markup=False,
         )
     elif not result.catalogue_failed:
         cli.output.print("Catalogue: the export has no classes; nothing was landed.")
-    cli.output.print("`warehouse refresh` derives from what is new.", markup=False)
+    if result.has_news:
+        cli.output.print("`warehouse refresh` derives from what is new.", markup=False)
+
+
+@app.command("compare-lms")
+def compare_command(
+    file: File,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write every difference there, as CSV."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare an LMS export's v_user_progress with ours, and explain what differs.
+
+    Exit code 1 if a difference is left unexplained.
+    """
+    from orchestration import cli
+    from orchestration.compare_lms import compare_lms, write_csv
+
+    found = compare_lms(file, warehouse.warehouse_path())
+    if csv:
+        write_csv(found, csv)
+    if as_json:
+        cli._print_json(found.as_json())
+    else:
+        _show_comparison(found, csv)
+    if found.unexplained:
+        cli.errors.print(
+            f"error: {found.unexplained} differences are unexplained; "
+            + (f"see them in {csv}" if csv else "--csv PATH lists them")
+        )
+        raise typer.Exit(1)
+
+
+def _show_comparison(found: "LmsComparison", csv: Path | None) -> None:
+    from orchestration import cli
+
+    cli._print_table(
+        f"v_user_progress of {found.file} and ours ({found.seconds:.1f} s)",
+        ["", "rows"],
+        [
+            ("theirs", found.their_rows),
+            ("ours", found.our_rows),
+            ("the same", found.same_rows),
+            ("different", found.different_rows),
+        ],
+    )
+    if causes := found.by_cause():
+        cli._print_table(
+            "Differences, by what they come from",
+            ["cause", "rows", "differences", "in", "meaning"],
+            [
+                (
+                    *(cause["cause"], cause["rows"], cause["differences"]),
+                    ", ".join(f"{name} {n:,}" for name, n in cause["columns"].items()),
+                    cause["meaning"],
+                )
+                for cause in causes
+            ],
+        )
+    if csv:
+        cli.output.print(
+            f"{len(found.differences):,} differences in {csv}", markup=False
+        )
