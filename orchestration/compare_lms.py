@@ -508,7 +508,7 @@ class _Row:
         """All events that the LMS ever had, or only those that it has kept.
 
         They arrived in the order of the export; where its rows were moved since, in
-        that of `created_at`, or as they happened.
+        that of `created_at`. When they happened says nothing of that.
         """
         deleted = self._ids_of[Cause.DELETED_EVENTS]
         seen = set()
@@ -531,11 +531,9 @@ class _Row:
     def _orders(self) -> Iterator[list[Fact]]:
         as_exported = self._as_exported()
         yield as_exported
-        if len(as_exported) > 1:
-            created = [_moment(fact.created_at) for fact in as_exported]
-            if None not in created:
-                yield _sorted_by(as_exported, created)
-            yield _sorted_by(as_exported, [fact.occurred_at for fact in as_exported])
+        created = [_moment(fact.created_at) for fact in as_exported]
+        if None not in created:
+            yield _sorted_by(as_exported, created)
 
     def _as_exported(self) -> list[Fact]:
         """The export's events; those that only we have stand where they were landed."""

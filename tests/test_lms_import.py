@@ -262,7 +262,7 @@ def test_text_that_is_no_utf8_is_a_dead_letter_of_its_row_alone(
 def test_odd_ids_and_texts_come_through_a_dump_as_they_are(
     lms: Lms, warehouse: Warehouse
 ) -> None:
-    odd = "a'b;\"c\n\r\n--é🎓\u2028 " + "x" * 200
+    odd = "a'b;\"c\n--é🎓\u2028 " + "x" * 200
     lms.ping(user_id=odd, class_id=odd, id=odd)
     lms.add_class(odd, name=odd)
     move_in(warehouse, lms.dump())
