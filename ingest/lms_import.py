@@ -136,9 +136,7 @@ def as_event(
     """
     event_type = _as_text(row.type)
     class_id = _as_text(row.class_id)
-    payload = _parsed(row.payload_json)
-    if isinstance(payload, dict):
-        payload = _filled_in(event_type, class_id, payload, classes, filled or {})
+    payload = payload_of(row, classes, filled)
     event = {
         "event_id": _as_text(row.id),
         "type": event_type,
@@ -156,6 +154,18 @@ def as_event(
         if event[name] is None:
             del event[name]
     return event
+
+
+def payload_of(
+    row: LmsEvent, classes: Classes, filled: Mapping[str, Any] | None = None
+) -> Any:
+    """The payload in our shape, with what it leaves out; a text where it is no JSON."""
+    payload = _parsed(row.payload_json)
+    if not isinstance(payload, dict):
+        return payload
+    return _filled_in(
+        _as_text(row.type), _as_text(row.class_id), payload, classes, filled or {}
+    )
 
 
 def event_line(

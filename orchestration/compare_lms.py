@@ -28,10 +28,10 @@ from ingest.lms_import import (
     SOURCE,
     Classes,
     LmsEvent,
-    as_event,
     classes,
     events_query,
     in_utc,
+    payload_of,
 )
 from ingest.warehouse import WarehouseError
 from orchestration import lms_rules
@@ -335,6 +335,8 @@ _LANDED_EVENTS = f"""
         facts.score,
         facts.max_score,
         facts.passed,
+        event.load_id,
+        event.line_number,
         coalesce(json_extract_string(event.line, '$.source') = '{SOURCE}', false)
     from raw.lms_event as event
     inner join facts using (event_id)
@@ -357,8 +359,8 @@ def _pair(group: list[_Tagged]) -> _Pair:
         elif tag == _EXPORTED:
             pair.export_rows.append(LmsEvent(*values))
         else:
-            *fields, is_from_lms = values
-            fact = Fact(*fields)
+            *fields, load_id, line_number, is_from_lms = values
+            fact = Fact._make((*fields, (load_id, line_number)))
             pair.landed[fact.event_id] = fact
             if is_from_lms:
                 pair.from_lms.add(fact.event_id)
@@ -385,20 +387,7 @@ class _Explaining:
     def __init__(self, export: Export, connection: duckdb.DuckDBPyConnection) -> None:
         self._classes = Classes(classes(export))
         self._buried = tombstones.read(connection)
-        self._rejected = {
-            event_id
-            for (event_id,) in connection.execute(
-                """
-                select json_extract_string(text, '$.event_id')
-                from (
-                    select try(decode(line)) as text from raw.dead_letter
-                    union all
-                    select try(decode(line)) from raw.discarded_letter
-                )
-                where json_valid(text)
-                """
-            ).fetchall()
-        }
+        self._letters = _letters(connection, self._classes)
 
     def differences(self, pair: _Pair) -> list[LmsDifference]:
         if pair.theirs is None or pair.ours is None:
@@ -410,7 +399,8 @@ class _Explaining:
         ]
         if not different:
             return []
-        return _Row(pair, self._facts(pair), self._rejected).explained(different)
+        letters = self._letters.get((pair.user_id, pair.class_id), {})
+        return _Row(pair, self._facts(pair), letters).explained(different)
 
     def _facts(self, pair: _Pair) -> list[Fact]:
         """The export's events; one that we have with the same content is ours."""
@@ -418,20 +408,21 @@ class _Explaining:
 
     def _missing_row(self, pair: _Pair) -> LmsDifference:
         in_export = {str(row.id) for row in pair.export_rows}
+        letters = self._letters.get((pair.user_id, pair.class_id), {})
         gone = pair.from_lms - in_export
         causes: tuple[Cause, ...] = (Cause.UNEXPLAINED,)
         evidence, gives = "", None
         if pair.ours is None:
-            rejected = in_export & self._rejected
+            missing = in_export - letters.keys()
             if self._buried and self._buried.erased([pair.user_id]):
                 causes, evidence = (Cause.ERASED,), "the learner has a tombstone"
-            elif not in_export:
+            elif missing and not pair.landed:
+                causes, evidence = (Cause.NOT_IMPORTED,), _listed(missing)
+            elif letters and not pair.landed:
+                causes, evidence = (Cause.REJECTED_EVENTS,), _listed(letters)
+            elif not pair.landed:
                 causes = (Cause.CHANGED_WITHOUT_EVENT,)
                 evidence = "no event of the learner and class is known"
-            elif not pair.landed:
-                missing = in_export - rejected
-                causes = (Cause.NOT_IMPORTED if missing else Cause.REJECTED_EVENTS,)
-                evidence = _listed(missing or rejected)
         elif in_export:
             with contextlib.suppress(Unreadable):
                 gives = their_state(self._facts(pair), at_80=True)
@@ -457,24 +448,31 @@ class _Explaining:
 class _Row:
     """A row that both have, and what is known of how theirs came to be."""
 
-    def __init__(self, pair: _Pair, exported: list[Fact], rejected: set[str]) -> None:
+    def __init__(
+        self, pair: _Pair, exported: list[Fact], letters: Mapping[str, Fact]
+    ) -> None:
         assert pair.theirs is not None
         assert pair.ours is not None
         self._pair = pair
         self._theirs, self._ours = pair.theirs, pair.ours
         self._exported = {fact.event_id: fact for fact in exported}
-        landed = pair.landed
-        missing = self._exported.keys() - landed
+        landed, in_export = pair.landed, self._exported.keys()
+        rejected = letters.keys() - landed.keys()
+        # What the LMS has or had, as it says it.
+        self._elsewhere = {
+            **{event_id: letters[event_id] for event_id in rejected},
+            **self._exported,
+        }
         self._ids_of = {
-            Cause.REJECTED_EVENTS: missing & rejected,
-            Cause.NOT_IMPORTED: missing - rejected,
+            Cause.REJECTED_EVENTS: rejected,
+            Cause.NOT_IMPORTED: in_export - landed.keys() - rejected,
             Cause.CHANGED_EVENTS: {
                 event_id
                 for event_id, fact in self._exported.items()
                 if event_id in landed and fact is not landed[event_id]
             },
-            Cause.OTHER_DOOR: landed.keys() - self._exported.keys() - pair.from_lms,
-            Cause.DELETED_EVENTS: pair.from_lms - self._exported.keys(),
+            Cause.OTHER_DOOR: landed.keys() - in_export - pair.from_lms,
+            Cause.DELETED_EVENTS: pair.from_lms - in_export,
         }
 
     def explained(self, columns: Sequence[str]) -> list[LmsDifference]:
@@ -510,20 +508,17 @@ class _Row:
         They arrived in the order of the export; where its rows were moved since, in
         that of `created_at`. When they happened says nothing of that.
         """
-        deleted = self._ids_of[Cause.DELETED_EVENTS]
+        not_theirs = self._ids_of[Cause.OTHER_DOOR]
         seen = set()
         for ordered in self._orders():
             order = {fact.event_id: place for place, fact in enumerate(ordered)}
-            ever = tuple(
-                fact
-                for fact in ordered
-                if fact.event_id in self._exported or fact.event_id in deleted
-            )
-            kept = tuple(fact for fact in ever if fact.event_id not in deleted)
-            for facts in (ever, kept) if deleted else (ever,):
-                if tuple(fact.event_id for fact in facts) in seen:
+            ever = tuple(fact for fact in ordered if fact.event_id not in not_theirs)
+            kept = tuple(fact for fact in ever if fact.event_id in self._exported)
+            for facts in (ever, kept) if len(kept) < len(ever) else (ever,):
+                ids = tuple(fact.event_id for fact in facts)
+                if ids in seen:
                     continue
-                seen.add(tuple(fact.event_id for fact in facts))
+                seen.add(ids)
                 for at_80 in (True, False):
                     gives = their_state(facts, at_80=at_80)
                     yield _History(facts, at_80, gives, order, facts is not kept)
@@ -531,22 +526,25 @@ class _Row:
     def _orders(self) -> Iterator[list[Fact]]:
         as_exported = self._as_exported()
         yield as_exported
-        created = [_moment(fact.created_at) for fact in as_exported]
+        created = [_moment(in_utc(fact.created_at)) for fact in as_exported]
         if None not in created:
             yield _sorted_by(as_exported, created)
 
     def _as_exported(self) -> list[Fact]:
         """The export's events; those that only we have stand where they were landed."""
-        landed = {event_id: place for place, event_id in enumerate(self._pair.landed)}
         facts = list(self._exported.values())
-        for event_id, place in landed.items():
-            if event_id not in self._exported:
-                after = (
-                    index
-                    for index in range(len(facts), 0, -1)
-                    if landed.get(facts[index - 1].event_id, place) < place
-                )
-                facts.insert(next(after, 0), self._pair.landed[event_id])
+        only_ours = [
+            fact
+            for event_id, fact in {**self._elsewhere, **self._pair.landed}.items()
+            if event_id not in self._exported
+        ]
+        for fact in sorted(only_ours, key=lambda each: each.landed or ()):
+            before = (
+                index
+                for index in range(len(facts), 0, -1)
+                if () < (facts[index - 1].landed or ()) < (fact.landed or ())
+            )
+            facts.insert(next(before, 0), fact)
         return facts
 
     def _explain(self, column: str, history: _History) -> LmsDifference:
@@ -588,23 +586,23 @@ class _Row:
         facts = dict(self._pair.landed)
         for cause in causes:
             for event_id in self._ids_of.get(cause, ()):
-                if event_id in self._exported:
-                    facts[event_id] = self._exported[event_id]
-                else:
+                if event_id not in self._elsewhere:
                     del facts[event_id]
+                elif event_id in self._exported or history.has_deleted:
+                    facts[event_id] = self._elsewhere[event_id]
         ordered = sorted(facts.values(), key=lambda fact: history.order[fact.event_id])
         return lms_rules.value(column, ordered, causes, self._ours)
 
     def _changed(self, column: str, history: _History) -> str | None:
         """The proof that the row was changed without an event."""
-        known = list({**self._pair.landed, **self._exported}.values())
+        known = list({**self._pair.landed, **self._elsewhere}.values())
         if proof := lms_rules.no_event_says(column, self._theirs, known):
             return proof
         updated_at = _moment(in_utc(self._pair.updated_at))
         arrived = [
             moment
             for fact in known
-            for moment in (_moment(fact.created_at), fact.occurred_at)
+            for moment in (_moment(in_utc(fact.created_at)), fact.occurred_at)
             if moment
         ]
         if updated_at and arrived and updated_at > max(arrived) + _SLOWEST_UPDATE:
@@ -655,23 +653,62 @@ class _Row:
 
 def _fact(row: LmsEvent, classes: Classes, landed: Mapping[str, Fact]) -> Fact:
     """An event of the export; where we have it with the same content, ours."""
-    ours = landed.get(str(row.id))
-    event = as_event(row, classes, {"passed": ours.passed} if ours else None)
-    payload = event["payload"] if isinstance(event["payload"], dict) else {}
+    event_id = str(row.id)
+    ours = landed.get(event_id)
+    payload = payload_of(row, classes, {"passed": ours.passed} if ours else None)
+    if not isinstance(payload, dict):
+        payload = {}
     passed = payload.get("passed")
     fact = Fact(
-        event_id=str(event["event_id"]),
-        is_attempt=row.type == "QUIZ_SUBMIT",
-        course_id=event.get("course_id"),
-        occurred_at=ours.occurred_at if ours else _moment(event["occurred_at"]),
-        created_at=event.get("created_at"),
-        position=payload.get("position_sec"),
-        duration=payload.get("duration_sec"),
-        score=payload.get("score"),
-        max_score=payload.get("max_score"),
-        passed=passed if isinstance(passed, bool) else None,
+        event_id,
+        row.type == "QUIZ_SUBMIT",
+        row.course_id,
+        ours.occurred_at if ours else _moment(in_utc(row.occurred_at)),
+        row.created_at,
+        payload.get("position_sec"),
+        payload.get("duration_sec"),
+        payload.get("score"),
+        payload.get("max_score"),
+        passed if isinstance(passed, bool) else None,
+        ours.landed if ours else None,
     )
-    return ours if ours and ours.content == fact.content else fact
+    return ours if ours and ours.says_the_same(fact) else fact
+
+
+def _letters(
+    connection: duckdb.DuckDBPyConnection, classes: Classes
+) -> dict[tuple[str, str], dict[str, Fact]]:
+    """The events of the LMS that we rejected, by learner and class, and by id."""
+    found: dict[tuple[str, str], dict[str, Fact]] = {}
+    for text, load_id, line_number in connection.execute(
+        f"""
+        select text, load_id, line_number
+        from (
+            select try(decode(line)) as text, load_id, line_number
+            from raw.dead_letter
+            union all
+            select try(decode(line)), load_id, line_number
+            from raw.discarded_letter
+        )
+        where
+            json_valid(text)
+            and json_extract_string(text, '$.source') = '{SOURCE}'
+            and json_extract_string(text, '$.type') in ('VIDEO_PING', 'QUIZ_SUBMIT')
+        """
+    ).fetchall():
+        event = json.loads(text)
+        row = LmsEvent(
+            id=event.get("event_id"),
+            payload_json=json.dumps(event.get("payload")),
+            context_json=None,
+            **{
+                name: event.get(name) for name in (*LmsEvent._fields[1:6], "created_at")
+            },
+        )
+        fact = _fact(row, classes, {})._replace(landed=(load_id, line_number))
+        key = (str(row.user_id), str(row.class_id))
+        found.setdefault(key, {})[fact.event_id] = fact
+    return found
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -86,7 +86,8 @@ class Unreadable(Exception):
 class Fact(NamedTuple):
     """A ping or an attempt, from the export or from the warehouse.
 
-    `created_at` is as it stands there; `passed` is by the class's mark.
+    `created_at` is as it stands there; `passed` is by the class's mark. `landed` says
+    by its load and line when it was, if it was.
     """
 
     event_id: str
@@ -99,11 +100,10 @@ class Fact(NamedTuple):
     score: Any = None
     max_score: Any = None
     passed: bool | None = None
+    landed: tuple[int, int] | None = None
 
-    @property
-    def content(self) -> tuple[Any, ...]:
-        """What an event says that cannot change without it being another."""
-        return (self.is_attempt, self.course_id, *self[5:9])
+    def says_the_same(self, other: "Fact") -> bool:
+        return (self[1:3], self[5:10]) == (other[1:3], other[5:10])
 
 
 class State(NamedTuple):

@@ -162,8 +162,8 @@ class Learner:
     happened: list[Happened] = field(default_factory=list)
 
 
-_POSITIONS = st.sampled_from([0, 5, 9.5, 54.0630207, 89.5, 90, 95.25, 180])
-_DURATIONS = st.sampled_from([10, 60.070023, 100, 200])
+_POSITIONS = st.sampled_from([0, 5, 9.5, 0.945, 89.5, 90, 95.25, 180])
+_DURATIONS = st.sampled_from([10, 1.05, 100, 200])
 _COURSES = st.sampled_from(["k1", "k1", "k2"])
 _STEPS = st.one_of(
     st.tuples(st.just("ping"), _POSITIONS, _DURATIONS, _COURSES, st.booleans()),
@@ -293,8 +293,7 @@ def check_learner(
         if row is None and not ours:
             assert causes == []
         elif row is not None:
-            reason = "rejected_events" if kept else "changed_without_event"
-            assert causes == [(ROW, reason)]
+            assert causes == [(ROW, "rejected_events")]
         else:
             reason = "changed_without_event" if kept else "deleted_events"
             assert causes == [(ROW, reason)]
@@ -372,7 +371,7 @@ def compared(
     lms.submit(9, course_id="k2", user_id="other course")
     lms.submit(8.5, user_id="fraction")
     lms.submit(11, user_id="rejected")
-    lms.ping(54.0630207, 60.07, user_id="edge")
+    lms.ping(0.945, 1.05, user_id="edge")
     first_of = {name: lms.ping(50, user_id=name) for name in ("edited", "emptied")}
     for name in ("folded anew", "gone"):
         first_of[name] = lms.ping(50, user_id=name)
