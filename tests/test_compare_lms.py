@@ -329,7 +329,7 @@ in_one_go = settings(
 )
 
 
-@settings(in_one_go, max_examples=4)
+@settings(in_one_go, max_examples=3)
 @given(st.lists(_LEARNERS, min_size=30, max_size=60))
 def test_every_difference_is_explained_by_its_cause(
     place: Path, learners: list[Learner]

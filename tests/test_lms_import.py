@@ -411,12 +411,12 @@ _ROWS = st.lists(
             "context_json": _VALUES,
         },
     ),
-    max_size=12,
+    max_size=40,
 )
 
 
 @settings(
-    max_examples=10,
+    max_examples=4,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -698,6 +698,15 @@ def test_what_no_answer_depends_on_is_skipped_and_never_runs(
     assert move_in(warehouse, path).set_aside == {"A": 2}
 
 
+def test_a_dump_may_speak_of_sequences_that_no_table_has(tmp_path: Path) -> None:
+    statements = (
+        "DELETE FROM sqlite_sequence;",
+        "INSERT INTO sqlite_sequence VALUES ('gone', 7);",
+    )
+    with open_export(dump_of(tmp_path, *statements)) as export:
+        assert export.has("lms_event")
+
+
 def test_a_view_that_never_ends_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -815,6 +824,27 @@ def test_the_command_says_what_became_of_every_event(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert "ATTACH x is refused" in error
+
+
+def test_the_job_imports_the_file_of_its_config(
+    lms: Lms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestration.lms_jobs import import_lms_job
+
+    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
+    monkeypatch.setenv("LMS_LANDING", str(tmp_path / "landing"))
+    lms.ping()
+
+    def run(file: Path) -> bool:
+        config = {"ops": {"import_lms_export": {"config": {"file": str(file)}}}}
+        result = import_lms_job.execute_in_process(
+            run_config=config, raise_on_error=False
+        )
+        return result.success
+
+    assert run(lms.dump())
+    assert Warehouse(tmp_path).value("select count(*) from raw.lms_event") == 1
+    assert not run(tmp_path / "nothing.sql")
 
 
 def test_write_dump_is_a_dump_that_sqlite_itself_reads_back(lms: Lms) -> None:
