@@ -234,7 +234,7 @@ def _loaded_dump(path: Path) -> sqlite3.Connection:
         connection.execute("pragma trusted_schema = off")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        # Leaves sqlite_sequence behind, of which a dump may speak without any such table.
+        # Leaves sqlite_sequence behind: a dump speaks of it without any such table.
         connection.execute("create table t (id integer primary key autoincrement)")
         connection.execute("drop table t")
         # One transaction over all: the dump's own BEGIN and COMMIT are skipped.

@@ -12,10 +12,11 @@ import csv
 import heapq
 import itertools
 import json
+import operator
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -282,9 +283,9 @@ def _tagged(tag: int, rows: Iterable[tuple[Any, ...]]) -> Iterator[_Tagged]:
 
 
 def _bytes(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    return str(value).encode("utf-8", "surrogateescape")
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def _fetched(
@@ -379,6 +380,7 @@ class _History:
     gives: State | None
     order: dict[str, int]
     has_deleted: bool
+    ours: dict[tuple[Cause, ...], list[Fact]] = field(default_factory=dict)
 
 
 class _Explaining:
@@ -395,7 +397,7 @@ class _Explaining:
         different = [
             name
             for name in COLUMNS
-            if not _same(getattr(pair.theirs, name), getattr(pair.ours, name))
+            if getattr(pair.theirs, name) != getattr(pair.ours, name)
         ]
         if not different:
             return []
@@ -491,14 +493,12 @@ class _Row:
         """The first history that gives most of what they have."""
         best, most = None, -1
         for history in self._histories():
-            matching = sum(
-                _same(getattr(self._theirs, name), getattr(history.gives, name, None))
-                for name in COLUMNS
-            )
+            if history.gives == self._theirs:
+                return history
+            given = history.gives or (None,) * len(COLUMNS)
+            matching = sum(map(operator.eq, self._theirs, given))
             if matching > most:
                 best, most = history, matching
-            if matching == len(COLUMNS):
-                break
         assert best is not None
         return best
 
@@ -533,6 +533,8 @@ class _Row:
     def _as_exported(self) -> list[Fact]:
         """The export's events; those that only we have stand where they were landed."""
         facts = list(self._exported.values())
+        if not any(self._ids_of.values()):
+            return facts
         only_ours = [
             fact
             for event_id, fact in {**self._elsewhere, **self._pair.landed}.items()
@@ -550,10 +552,10 @@ class _Row:
     def _explain(self, column: str, history: _History) -> LmsDifference:
         theirs, ours = getattr(self._theirs, column), getattr(self._ours, column)
         gives = getattr(history.gives, column, None)
-        if not _same(self._by(column, history, ()), ours):
+        if self._by(column, history, ()) != ours:
             evidence = "ours is not what our rules give: see `warehouse reconcile`"
             return self._difference(column, gives, (Cause.UNEXPLAINED,), evidence)
-        if _same(gives, theirs):
+        if gives == theirs:
             causes = self._fewest(column, history, theirs)
             evidence = "; ".join(
                 filter(None, (self._evidence(cause, history) for cause in causes))
@@ -576,22 +578,33 @@ class _Row:
         ]
         for count in range(1, len(possible) + 1):
             for causes in itertools.combinations(possible, count):
-                if _same(self._by(column, history, causes), theirs):
+                if self._by(column, history, causes) == theirs:
                     return causes
         return (Cause.UNEXPLAINED,)
 
     def _by(self, column: str, history: _History, causes: Sequence[Cause]) -> Any:
         """The column by our rules with some of theirs, over our events with some of
         theirs."""
-        facts = dict(self._pair.landed)
-        for cause in causes:
-            for event_id in self._ids_of.get(cause, ()):
-                if event_id not in self._elsewhere:
-                    del facts[event_id]
-                elif event_id in self._exported or history.has_deleted:
-                    facts[event_id] = self._elsewhere[event_id]
-        ordered = sorted(facts.values(), key=lambda fact: history.order[fact.event_id])
-        return lms_rules.value(column, ordered, causes, self._ours)
+        ids = self._ids_of
+        facts = self._facts(history, tuple(cause for cause in causes if cause in ids))
+        return lms_rules.value(column, facts, causes, self._ours)
+
+    def _facts(self, history: _History, causes: tuple[Cause, ...]) -> Sequence[Fact]:
+        """Our events, for these causes with what only they have, or otherwise."""
+        if not any(self._ids_of.values()):
+            return history.facts
+        if causes not in history.ours:
+            facts = dict(self._pair.landed)
+            for cause in causes:
+                for event_id in self._ids_of[cause]:
+                    if event_id not in self._elsewhere:
+                        del facts[event_id]
+                    elif event_id in self._exported or history.has_deleted:
+                        facts[event_id] = self._elsewhere[event_id]
+            history.ours[causes] = sorted(
+                facts.values(), key=lambda fact: history.order[fact.event_id]
+            )
+        return history.ours[causes]
 
     def _changed(self, column: str, history: _History) -> str | None:
         """The proof that the row was changed without an event."""
@@ -709,12 +722,6 @@ def _letters(
         key = (str(row.user_id), str(row.class_id))
         found.setdefault(key, {})[fact.event_id] = fact
     return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, str) != isinstance(other, str):
-        return False
-    return bool(one == other)
 
 
 def _moment(text: Any) -> datetime | None:
