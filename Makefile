@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-lrs chromium bench-collector dev check lock clean
+.PHONY: help demo test test-slow test-lrs chromium bench-collector bench-import dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,9 @@ $(LRS)/.made-from-the-lock: tests/requirements-lrs.txt
 
 test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning record store
 	@LMS_TEST_LRS=$(CURDIR)/$(LRS)/bin pytest -m lrs tests
+
+bench-import: $(STAMP)  ## Time moving in: a dump of 100,000 events, imported and compared
+	@python benchmarks/import_lms.py
 
 check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .

@@ -120,6 +120,16 @@ create table if not exists raw.catalogue (
     has_quiz integer not null
 );
 
+create table if not exists raw.set_aside_event (
+    event_id varchar not null,
+    type varchar not null,
+    user_id varchar,
+    class_id varchar,
+    line varchar using compression zstd not null,
+    received_at timestamp not null,
+    file varchar not null
+);
+
 create table if not exists raw.tombstone (
     user_hash varchar not null,
     key_id varchar not null,

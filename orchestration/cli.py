@@ -21,7 +21,7 @@ from ingest import catalogue as catalogues
 from ingest import contracts, dead_letters, demo, landing, versions, warehouse
 from ingest.dead_letters import Selection
 from ingest.warehouse import WarehouseError
-from orchestration import collect_commands, integration_events
+from orchestration import collect_commands, integration_events, lms_commands
 from orchestration.integration_events import Format
 from orchestration.reader_commands import commands as reader_commands
 from orchestration.terminal import (
@@ -49,6 +49,7 @@ dead_letters_app = typer.Typer(
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(reader_commands)
 collect_commands.add_to(app)
+app.add_typer(lms_commands.app)
 
 
 # What DuckDB raises where a write or, for want of it, a commit fails.

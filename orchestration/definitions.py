@@ -11,6 +11,7 @@ import dagster as dg
 from ingest import landing_zone, warehouse
 from ingest.warehouse import WarehouseLocked
 from orchestration.assets import derived_assets, landing_files, raw_tables
+from orchestration.lms_jobs import import_lms_job
 from orchestration.publish import RECEIVERS_VARIABLE, Settings
 from orchestration.publish_assets import deliveries, integration_events
 from orchestration.reconcile_checks import reconcile_checks, reconciliation
@@ -208,7 +209,7 @@ defs = dg.Definitions(
     asset_checks=[reconcile_checks],
     jobs=[
         *(refresh_job, rebuild_job, checks_job, reconcile_job),
-        *(publish_job, replay_job, as_of_job),
+        *(publish_job, replay_job, as_of_job, import_lms_job),
     ],
     schedules=[
         *(refresh_schedule, checks_schedule, reconcile_schedule),

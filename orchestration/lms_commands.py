@@ -1,0 +1,139 @@
+"""The commands for moving in: `warehouse import-lms` and `warehouse compare-lms`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ingest import warehouse
+from ingest.lms_import import Import, import_lms
+from orchestration.terminal import AsJson, errors, output, print_json, print_table
+
+if TYPE_CHECKING:
+    from orchestration.compare_lms import LmsComparison
+
+app = typer.Typer()
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="The LMS's SQLite database, or the SQL dump that `wrangler d1 export` "
+        "writes of it."
+    ),
+]
+
+
+@app.command("import-lms")
+def import_command(file: File, as_json: AsJson = False) -> None:
+    """Import what is new of an LMS export: its events and its catalogue."""
+    result = import_lms(file, warehouse.warehouse_path(), warehouse.landing_zone_path())
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show_import(result)
+    for failure in result.failures:
+        errors.print(f"error: {failure}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _show_import(result: Import) -> None:
+    load = result.load
+    print_table(
+        f"What happened to every event of {result.file} ({result.seconds:.1f} s)",
+        ["", "events"],
+        [
+            ("in the export", result.events),
+            ("known already", result.known),
+            ("of erased learners", result.erased + (load.erased if load else 0)),
+            ("set aside", sum(result.set_aside.values())),
+            ("accepted", load.accepted if load else 0),
+            ("duplicate", load.duplicate if load else 0),
+            ("conflict", load.conflict if load else 0),
+            ("rejected", load.rejected if load else 0),
+        ],
+    )
+    if load and load.rejected_by_reason:
+        print_table(
+            "Rejected, by reason",
+            ["reason", "events"],
+            [*load.rejected_by_reason.items()],
+        )
+    if result.set_aside:
+        print_table(
+            "Set aside in raw.set_aside_event: types without a contract",
+            ["type", "events"],
+            [*result.set_aside.items()],
+        )
+    if load and load.load_id is not None:
+        output.print(f"Load {load.load_id}: {load.file}", markup=False)
+    if snapshot := result.catalogue:
+        output.print(
+            f"Catalogue, load {snapshot.load_id}"
+            f"{', not changed since' if snapshot.known else ''}: "
+            f"classes: {snapshot.classes}, courses: {snapshot.courses}, "
+            f"sections left out: {result.sections}",
+            markup=False,
+        )
+    elif not result.catalogue_failed:
+        output.print("Catalogue: the export has no classes; nothing was landed.")
+    if result.has_news:
+        output.print("`warehouse refresh` derives from what is new.", markup=False)
+
+
+@app.command("compare-lms")
+def compare_command(
+    file: File,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write every difference there, as CSV."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare an LMS export's v_user_progress with ours, and explain what differs.
+
+    Exit code 1 if a difference is left unexplained.
+    """
+    from orchestration.compare_lms import compare_lms, write_csv
+
+    found = compare_lms(file, warehouse.warehouse_path())
+    if csv:
+        write_csv(found, csv)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _show_comparison(found, csv)
+    if found.unexplained:
+        errors.print(
+            f"error: {found.unexplained} differences are unexplained; "
+            + (f"see them in {csv}" if csv else "--csv PATH lists them")
+        )
+        raise typer.Exit(1)
+
+
+def _show_comparison(found: "LmsComparison", csv: Path | None) -> None:
+    print_table(
+        f"v_user_progress of {found.file} and ours ({found.seconds:.1f} s)",
+        ["", "rows"],
+        [
+            ("theirs", found.their_rows),
+            ("ours", found.our_rows),
+            ("the same", found.same_rows),
+            ("different", found.different_rows),
+        ],
+    )
+    if causes := found.by_cause():
+        print_table(
+            "Differences, by what they come from",
+            ["cause", "rows", "differences", "in", "meaning"],
+            [
+                (
+                    *(cause["cause"], cause["rows"], cause["differences"]),
+                    ", ".join(f"{name} {n:,}" for name, n in cause["columns"].items()),
+                    cause["meaning"],
+                )
+                for cause in causes
+            ],
+        )
+    if csv:
+        output.print(f"{len(found.differences):,} differences in {csv}", markup=False)

@@ -1,0 +1,65 @@
+"""Moving in as a job: for an export that stands where Dagster runs.
+
+The file is typed into the launchpad, or a cron job of an operator's launches it after
+each export. The next refresh derives from what it lands.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+
+from ingest import warehouse
+from ingest.lms_import import import_lms
+from ingest.warehouse import WarehouseError, WarehouseLocked
+from orchestration.assets import POOL, RETRY_WAIT_SEC
+
+
+@dg.op(
+    name="import_lms_export",
+    pool=POOL,
+    config_schema={
+        "file": dg.Field(
+            str,
+            description="The LMS's SQLite database, or the SQL dump that `wrangler d1 "
+            "export` writes of it.",
+        )
+    },
+)
+def import_lms_op(context: dg.OpExecutionContext) -> None:
+    """Imports what is new of the export: its events and its catalogue."""
+    try:
+        result = import_lms(
+            Path(context.op_config["file"]),
+            warehouse.warehouse_path(),
+            warehouse.landing_zone_path(),
+        )
+    except WarehouseLocked as error:
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    load = result.load
+    context.add_output_metadata(
+        {
+            "file": result.file,
+            "events": result.events,
+            "known": result.known,
+            "erased": result.erased + (load.erased if load else 0),
+            "set_aside": sum(result.set_aside.values()),
+            "accepted": load.accepted if load else 0,
+            "rejected": load.rejected if load else 0,
+            "conflict": load.conflict if load else 0,
+            "has_news": result.has_news,
+        }
+    )
+    if result.failures:
+        raise dg.Failure("; ".join(result.failures), allow_retries=False)
+
+
+@dg.job(
+    name="import_lms",
+    description="Imports what is new of an export of the LMS's database.",
+)
+def import_lms_job() -> None:
+    import_lms_op()
