@@ -115,7 +115,7 @@ class Grant:
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer about one event, and its line in the spool.
+    """The answer about one event.
 
     `accepted` and `rejected` are on disk, the second to become a dead letter with
     `reason`; `refused` was not kept, because it was not allowed.
@@ -130,6 +130,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Judged:
+    """The answer, and the line for the spool, if there is to be one."""
+
     verdict: Verdict
     line: bytes | None
 
