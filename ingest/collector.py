@@ -116,7 +116,7 @@ class Grant:
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer about one event, and its line in the spool.
+    """The answer about one event.
 
     `accepted` and `rejected` are on disk, the second to become a dead letter with
     `reason`; `refused` was not kept, because it was not allowed.
@@ -131,6 +131,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Judged:
+    """The answer, and the line for the spool, if there is to be one."""
+
     verdict: Verdict
     line: bytes | None
 
