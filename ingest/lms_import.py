@@ -620,6 +620,7 @@ class _Sifting:
                     unnest($line) as line
             )
             where event_id not in (select event_id from raw.set_aside_event)
+            qualify row_number() over (partition by event_id) = 1
             """,
             {
                 "event_id": [_key(row.id) for row in rows],
