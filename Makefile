@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-lrs dev check lock clean
+.PHONY: help demo test test-slow test-lrs bench bench-full dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,12 @@ $(LRS)/.made-from-the-lock: tests/requirements-lrs.txt
 
 test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning record store
 	@LMS_TEST_LRS=$(CURDIR)/$(LRS)/bin pytest -m lrs tests
+
+bench: $(STAMP)  ## Measure with 1 and 10 million events against hand-written floors (minutes)
+	@python -m benchmarks.bench --sizes 1M,10M
+
+bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md (up to 40 minutes)
+	@python -m benchmarks.bench --sizes 1M,10M,50M --docs docs
 
 check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .
