@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -882,6 +883,8 @@ def main(
             results=results.resolve(),
         )
     )
+    # Told to end, it ends what it has started, and cleans up.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         bench.run()
     finally:
