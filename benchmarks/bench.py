@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -351,57 +351,59 @@ class Bench:
         nothing: list[Pair] = []
         job: list[Pair] = []
         rewritten: set[str] = set()
-        for number in self._repetitions("new events", events):
-            landed.append(self._land_delta(folder, warehouse, deltas[2 * number]))
-            if number == 0 and "sql" in self.options.groups:
-                self._measure_sql(folder, warehouse, events)
-            if not {"shell", "dagster"} & set(self.options.groups):
-                continue
-            refresh = self._refresh(warehouse)
-            if "shell" in self.options.groups:
-                refreshed.append(Pair(refresh, self._dbt_ls(warehouse)))
-                before = _state_of(warehouse.parent)
-                nothing.append(Pair(self._refresh(warehouse), refresh))
-                rewritten |= _changed(before, _state_of(warehouse.parent))
-            if "dagster" in self.options.groups:
-                landed.append(
-                    self._land_delta(folder, warehouse, deltas[2 * number + 1])
-                )
-                job.append(Pair(self._job(warehouse), refresh))
-        profile = self._child(
-            "land", files=[str(deltas[-1])], warehouse=str(warehouse), profiled=True
-        )["profile"]
-        if "delta" in self.options.groups:
-            self._add(
-                Result(
-                    "land_delta",
-                    events,
-                    tuple(landed),
-                    profile={"landing, by line of code": profile},
-                )
-            )
-        if refreshed:
-            self._add(
-                Result(
-                    "refresh_shell",
-                    events,
-                    tuple(refreshed),
-                    profile=self._profile_refresh(warehouse),
-                )
-            )
-            self._add(
+        try:
+            for number in self._repetitions("new events", events):
+                landed.append(self._land_delta(folder, warehouse, deltas[2 * number]))
+                if number == 0 and "sql" in self.options.groups:
+                    self._measure_sql(folder, warehouse, events)
+                if not {"shell", "dagster"} & set(self.options.groups):
+                    continue
+                refresh = self._refresh(warehouse)
+                if "shell" in self.options.groups:
+                    refreshed.append(Pair(refresh, self._dbt_ls(warehouse)))
+                    before = _state_of(warehouse.parent)
+                    nothing.append(Pair(self._refresh(warehouse), refresh))
+                    rewritten |= _changed(before, _state_of(warehouse.parent))
+                if "dagster" in self.options.groups:
+                    landed.append(
+                        self._land_delta(folder, warehouse, deltas[2 * number + 1])
+                    )
+                    job.append(Pair(self._job(warehouse), refresh))
+        finally:
+            # Also of what breaks off here.
+            found = [
+                Result("refresh_shell", events, tuple(refreshed)),
                 Result(
                     "refresh_nothing",
                     events,
                     tuple(nothing),
                     holds={"nothing is rewritten": not rewritten},
-                    profile=self._profile_refresh(warehouse),
                     notes=tuple(f"changed: {name}" for name in sorted(rewritten)),
-                )
-            )
-        if job:
-            self._add(Result("refresh_job", events, tuple(job)))
+                ),
+                Result("refresh_job", events, tuple(job)),
+            ]
+            if "delta" in self.options.groups:
+                found.insert(0, Result("land_delta", events, tuple(landed)))
+            for result in found:
+                if result.pairs:
+                    self._add(result)
+        self._add_profiles(warehouse, events, deltas[-1])
         shutil.rmtree(folder)
+
+    def _add_profiles(self, warehouse: Path, events: int, delta: Path) -> None:
+        """Where the time goes, with new events that nothing was measured with."""
+        landing = self._child(
+            "land", files=[str(delta)], warehouse=str(warehouse), profiled=True
+        )["profile"]
+        for name in ("land_delta", "refresh_shell", "refresh_nothing"):
+            if result := self.results.get((name, events)):
+                profile = (
+                    {"landing, by line of code": landing}
+                    if name == "land_delta"
+                    else self._profile_refresh(warehouse)
+                )
+                self.results[name, events] = replace(result, profile=profile)
+        self._write()
 
     def _land_history(
         self,

@@ -29,6 +29,9 @@ Answer = dict[str, Any]
 _PROJECT = Path(__file__).parents[1]
 _SAMPLE_SEC = 0.004
 
+# Modules of dbt whose innermost function names what it is busy with.
+_PHASES_OF_DBT = ("/dbt/task/", "/dbt/parser/manifest", "/dbt/compilation", "/dbt/cli/")
+
 
 @contextlib.contextmanager
 def _clock(answer: Answer) -> Iterator[None]:
@@ -367,15 +370,17 @@ def _sampled(answer: Answer) -> Iterator[None]:
 
 
 def _where(frame: FrameType | None) -> str:
-    importing = ""
+    importing = in_dbt = ""
     while frame is not None:
         code = frame.f_code
+        if not in_dbt and any(part in code.co_filename for part in _PHASES_OF_DBT):
+            in_dbt = f" [dbt: {Path(code.co_filename).stem}.{code.co_name}]"
         if code.co_filename.startswith("<frozen importlib"):
             importing = "imports"
         path = Path(code.co_filename)
         if path.is_relative_to(_PROJECT) and path.parent.name != "benchmarks":
             line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            return importing or f"{path.stem}.{code.co_name}: {line[:48]}"
+            return importing or f"{path.stem}.{code.co_name}: {line[:48]}{in_dbt}"
         frame = frame.f_back
     return importing or "before and after"
 
