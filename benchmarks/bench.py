@@ -596,16 +596,22 @@ class Bench:
         }
 
     def _dbt_ls(self, warehouse: Path) -> Sample:
+        target = self._dbt_target(warehouse.parent, "dbt_ls")
         command = [
             *(_bin("dbt"), "--quiet", "--log-level-file", "none"),
             *("--no-send-anonymous-usage-stats", "--no-version-check", "ls"),
             *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
-            *("--target-path", str(self.options.scratch / "dbt_ls_target")),
+            *("--target-path", str(target)),
         ]
-        if not (self.options.scratch / "dbt_ls_target").exists():
+        if not target.exists():
             # What dbt parses is kept: the first time is not what is measured.
             self._command("dbt ls", command, warehouse)
         return self._command("dbt ls", command, warehouse)[0]
+
+    def _dbt_target(self, folder: Path, kind: str) -> Path:
+        """One for each warehouse: dbt parses all again when its path is another."""
+        scratch = self.options.scratch
+        return scratch / kind / folder.relative_to(scratch)
 
     def _job(self, warehouse: Path) -> Sample:
         answer = self._child("dagster_job", warehouse=warehouse, job="refresh")
@@ -667,7 +673,7 @@ class Bench:
             "LMS_WAREHOUSE": str(warehouse or scratch / "none.duckdb"),
             "LMS_LANDING": str(place / "landing"),
             "DAGSTER_HOME": str(self._dagster_home()),
-            "DBT_TARGET_PATH": str(scratch / "dbt_target"),
+            "DBT_TARGET_PATH": str(self._dbt_target(place, "dbt")),
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(PROJECT),
         }
