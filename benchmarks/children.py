@@ -248,7 +248,7 @@ def replay(warehouse: str, statements: str) -> Answer:
             cursor.execute(statement.sql)
             if cursor.description:
                 cursor.fetchall()
-            name = statement.node.rsplit(".", 1)[-1] or "before all models"
+            name = statement.node.split(".", 2)[-1] or "before all models"
             by_node[name] += time.perf_counter() - started
         started = time.perf_counter()
         for cursor in cursors.values():

@@ -194,11 +194,12 @@ def plot(found: Json) -> str:
             text(_LEFT - 10, y + 13, name, 'text-anchor="end"'),
             f'<rect class="{kind}" x="{_LEFT}" y="{y}" '
             f'width="{x(share) - _LEFT:.0f}" height="{_ROW - 8}" rx="2"/>',
+            # Apart from the bars: a line through a number is hard to read.
             text(
-                x(share) + 6,
+                _LEFT + _WIDTH + 12,
                 y + 13,
                 f"{result['ratio']:.2f} of {result['bar']:g}"
-                + ("" if result["met"] or share > 1 else ", missed"),
+                + ("" if result["met"] else ", missed"),
             ),
         ]
     machine = found["machine"]
