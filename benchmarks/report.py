@@ -141,7 +141,7 @@ _STYLE = """
   }
 """
 
-_LEFT, _WIDTH, _RIGHT, _ROW, _TOP = 370, 420, 130, 26, 74
+_LEFT, _WIDTH, _RIGHT, _ROW, _TOP = 370, 420, 155, 26, 74
 
 # Farther to the right a bar is cut off; its number says how far it goes.
 _LARGEST = 3.0
