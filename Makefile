@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-lrs chromium bench-collector bench-import dev check lock clean
+.PHONY: help demo test test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,12 @@ test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning rec
 
 bench-import: $(STAMP)  ## Time moving in: a dump of 100,000 events, imported and compared
 	@python benchmarks/import_lms.py
+
+bench: $(STAMP)  ## Measure with 1 and 10 million events against hand-written floors (minutes)
+	@python -m benchmarks.bench --sizes 1M,10M
+
+bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md (up to 40 minutes)
+	@python -m benchmarks.bench --sizes 1M,10M,50M --docs docs
 
 check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .

@@ -14,12 +14,15 @@ from typing import Annotated
 import duckdb
 import typer
 
-CLASSES_PER_COURSE = 25
 DAYS = 180
 FIRST_DAY = "2026-01-01"
 
 # Sessions have about 30 events; what is too much is cut off.
 _EVENTS_PER_SESSION = 20
+
+# In SQL, by the number of a course: 5, 12 or 19. Many complete a short one.
+_CLASSES = "(5 + course % 3 * 7)"
+_HAS_QUIZ = "(class % 5 in (1, 3))"
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,10 @@ class History:
                 'Class ' || class || ' of course ' || course as title,
                 class as position,
                 1 as has_video,
-                case when class % 5 in (1, 3) then 1 else 0 end as has_quiz
+                case when {_HAS_QUIZ} then 1 else 0 end as has_quiz
             from
                 range({self.courses}) as courses (course),
-                range({CLASSES_PER_COURSE}) as classes (class)
+                range({_CLASSES}) as classes (class)
             order by course, class
             """,
             path,
@@ -136,13 +139,15 @@ class History:
 
             select
                 *,
-                hash(learner, {self.seed}) % {self.courses} as course,
-                least(
+                (hash(learner, {self.seed}) % {self.courses})::int as course,
+                -- Each learner begins the course at another class: every slice has all
+                -- classes, those with a quiz, too.
+                (
                     floor(
-                        {CLASSES_PER_COURSE} * ({number} + step) / {self.slices}
-                    )::int,
-                    {CLASSES_PER_COURSE - 1}
-                ) as class,
+                        {_CLASSES} * ({number} + step) / {self.slices}
+                    )::int
+                    + (hash(learner) % 100)::int
+                ) % {_CLASSES} as class,
                 timestamp '{FIRST_DAY}'
                 + to_microseconds(
                     ({number * seconds} * 1e6 + moment * {seconds} * 0.95e6)::bigint
@@ -160,7 +165,7 @@ class History:
                 case when habit < 0.7 then 0.0 else habit * 200 end as first_position,
                 -- Most stay to the end, some leave early.
                 case when stays < 0.6 then 1.0 else stays end as share,
-                class % 5 in (1, 3) and habit > 0.5 as has_quiz
+                {_HAS_QUIZ} and habit > 0.5 as has_quiz
             from placed
 
         ),

@@ -22,7 +22,7 @@ from builders import ping, quiz, write_lines
 PROJECT = Path(__file__).parents[1]
 LAYERS = {
     *("landing", "raw", "staging", "projections"),
-    *("signals", "progress", "monitoring", "outbox"),
+    *("signals", "progress", "monitoring", "published", "outbox"),
 }
 
 
