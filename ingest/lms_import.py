@@ -31,12 +31,14 @@ from ingest import (
     landing,
     lines,
     lms_export,
+    quiz_register,
     tombstones,
     warehouse,
 )
 from ingest.catalogue import CatalogueClass, CatalogueLoad
 from ingest.landing import Load
 from ingest.lms_export import CLASSES, COURSES, EVENTS, Export
+from ingest.quiz_register import QuizRegister
 from ingest.warehouse import WarehouseError
 
 # In each line that comes from an export, beside the fields of the envelope.
@@ -98,11 +100,11 @@ class LmsClass:
 class Classes:
     """What events leave out and their class says.
 
-    `register` has pass marks, in %, by quiz form; it goes before what the class says.
+    A pass mark of the quiz register goes before what the class says.
     """
 
     by_id: Mapping[str, LmsClass] = field(default_factory=dict)
-    register: Mapping[str, float] = field(default_factory=dict)
+    register: QuizRegister = field(default_factory=QuizRegister)
 
     def quiz_id(self, class_id: str) -> str:
         """The form of the class's quiz; a class without one names its quiz itself."""
@@ -111,8 +113,9 @@ class Classes:
 
     def pass_mark(self, class_id: str, quiz_id: object) -> float:
         known = self.by_id.get(class_id)
-        if isinstance(quiz_id, str) and quiz_id in self.register:
-            return self.register[quiz_id]
+        quiz = self.register.quiz(str(quiz_id), class_id)
+        if quiz:
+            return float(quiz.pass_mark)
         return (known and known.pass_mark) or DEFAULT_PASS_MARK
 
 
@@ -423,13 +426,14 @@ def import_lms(
     warehouse_path: Path,
     landing_zone: Path,
     *,
-    register: Mapping[str, float] | None = None,
+    register: QuizRegister | None = None,
     received_at: datetime | None = None,
 ) -> Import:
     """Imports an export: what the warehouse has not got of its events, its catalogue.
 
-    The same again lands nothing. `register` has pass marks in % by quiz form. Killed at
-    any instant, it goes on from there when it is run again. Raises `WarehouseError`.
+    The same again lands nothing. `register` has the forms' pass marks, if not given
+    what the quiz register's file says. Killed at any instant, it goes on from there
+    when it is run again. Raises `WarehouseError`.
     """
     started = time.perf_counter()
     received_at = received_at or warehouse.utc_now()
@@ -439,7 +443,9 @@ def import_lms(
         snapshot, failed = _land_catalogue(
             path, catalogue_rows(by_id), warehouse_path, landing_zone, received_at
         )
-        known_classes = Classes(by_id, register or {})
+        if register is None:
+            register = quiz_register.read(quiz_register.register_path())
+        known_classes = Classes(by_id, register)
         new = _Sifting(export, known_classes, warehouse_path, received_at)
         file = new.write(landing_zone / "events")
         courses = _count(export, COURSES)

@@ -49,6 +49,11 @@ class QuizRegister:
     def of_form(self, form_id: str) -> tuple[Quiz, ...]:
         return tuple(quiz for quiz in self.quizzes if quiz.form_id == form_id)
 
+    def quiz(self, form_id: str, class_id: str) -> Quiz | None:
+        """The form's row for the class, or else the one for any class."""
+        rows = {quiz.class_id: quiz for quiz in self.of_form(form_id)}
+        return rows.get(class_id) or rows.get(None)
+
     def keeps_free_text(self, form_id: str) -> bool:
         """Only if each row of the form says so."""
         rows = self.of_form(form_id)
