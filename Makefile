@@ -48,7 +48,7 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 	dg dev -w workspace.yaml --port 3000
 
 test: $(STAMP) chromium  ## Pass every test
-	@pytest -n 2 --dist loadgroup -m "not slow and not lrs" tests
+	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests
 
 test-slow: $(STAMP)  ## Kill every command at 50 random instants each (minutes; before a release)
 	@pytest -m slow tests

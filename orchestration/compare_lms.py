@@ -23,7 +23,7 @@ from typing import Any
 
 import duckdb
 
-from ingest import lms_export, tombstones, validation, warehouse
+from ingest import lms_export, quiz_register, tombstones, validation, warehouse
 from ingest.lms_export import PROGRESS, Export
 from ingest.lms_import import (
     SOURCE,
@@ -387,7 +387,8 @@ class _Explaining:
     """What is the same for all rows: classes, dead letters, tombstones."""
 
     def __init__(self, export: Export, connection: duckdb.DuckDBPyConnection) -> None:
-        self._classes = Classes(classes(export))
+        register = quiz_register.read(quiz_register.register_path())
+        self._classes = Classes(classes(export), register)
         self._buried = tombstones.read(connection)
         self._letters = _letters(connection, self._classes)
 
@@ -402,11 +403,18 @@ class _Explaining:
         if not different:
             return []
         letters = self._letters.get((pair.user_id, pair.class_id), {})
-        return _Row(pair, self._facts(pair), letters).explained(different)
+        return _Row(pair, self._facts(pair, letters), letters).explained(different)
 
-    def _facts(self, pair: _Pair) -> list[Fact]:
-        """The export's events; one that we have with the same content is ours."""
-        return [_fact(row, self._classes, pair.landed) for row in pair.export_rows]
+    def _facts(self, pair: _Pair, letters: Mapping[str, Fact]) -> list[Fact]:
+        """The export's events; one that we have with the same content is ours, and one
+        that we rejected was landed where its letter says."""
+        facts = [_fact(row, self._classes, pair.landed) for row in pair.export_rows]
+        return [
+            fact._replace(landed=letters[fact.event_id].landed)
+            if fact.landed is None and fact.event_id in letters
+            else fact
+            for fact in facts
+        ]
 
     def _missing_row(self, pair: _Pair) -> LmsDifference:
         in_export = {str(row.id) for row in pair.export_rows}
@@ -427,7 +435,7 @@ class _Explaining:
                 evidence = "no event of the learner and class is known"
         elif in_export:
             with contextlib.suppress(Unreadable):
-                gives = their_state(self._facts(pair), at_80=True)
+                gives = their_state(self._facts(pair, letters), at_80=True)
             if gives:
                 causes = (Cause.CHANGED_WITHOUT_EVENT,)
                 evidence = f"removed: {_listed(in_export)} make a row by their rule"

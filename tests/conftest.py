@@ -5,6 +5,19 @@ import pytest
 
 from builders import Warehouse
 
+# What takes longest starts first; the tests of a file run one after the other.
+# Two that wait a lot for other processes leave the others room.
+LONGEST_FIRST = (
+    *("test_orchestration", "test_replay", "test_snapshot", "test_interruptions"),
+    *("test_laws", "test_collector", "test_erase", "test_outcomes", "test_reconcile"),
+    *("test_benchmarks", "test_sandbox", "test_cli", "test_compare_lms"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_dbt_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -13,8 +13,6 @@ import pytest
 from benchmarks import report
 from benchmarks.bench import BY_NAME
 
-pytestmark = pytest.mark.xdist_group("benchmarks")
-
 PROJECT = Path(__file__).parents[1]
 
 OF_A_SHELL = {"refresh_shell", "refresh_nothing", "refresh_job", "growth_shell"}

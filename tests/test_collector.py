@@ -598,8 +598,6 @@ def test_a_file_is_handed_on_by_size_and_by_age(tmp_path: Path) -> None:
 # A real process
 # --------------------------------------------------------------------------------------
 
-pytest_real = pytest.mark.xdist_group("collector")
-
 
 def make_token(folder: Path) -> str:
     path = folder / "collector" / "tokens.json"
@@ -644,7 +642,6 @@ KILLS = [
 ]
 
 
-@pytest_real
 @pytest.mark.parametrize("kills", KILLS)
 def test_killed_under_load_it_loses_no_acknowledged_event(
     tmp_path: Path, warehouse: Warehouse, kills: int
@@ -677,7 +674,6 @@ def test_killed_under_load_it_loses_no_acknowledged_event(
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-@pytest_real
 def test_a_full_disk_is_503_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
     """No file may grow past 64 KiB, as on a disk that is full."""
     token = make_token(tmp_path)
@@ -707,7 +703,6 @@ def post(
     return answer.status
 
 
-@pytest_real
 def test_a_graceful_stop_answers_all_and_leaves_nothing_in_the_spool(
     tmp_path: Path,
 ) -> None:
@@ -768,7 +763,6 @@ def test_metrics_count_requests_events_and_fsyncs(collector: Collecting) -> None
     assert collector.metric("collector_spool_age_seconds") > 0
 
 
-@pytest_real
 def test_no_log_line_has_a_learner_or_a_token(tmp_path: Path) -> None:
     token = make_token(tmp_path)
     with service(tmp_path) as collector:
@@ -921,7 +915,6 @@ def test_a_collector_that_cannot_start_says_why(
     assert message in str(result.exception)
 
 
-@pytest_real
 def test_a_port_that_is_taken_is_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

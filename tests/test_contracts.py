@@ -111,7 +111,6 @@ def columns(row: Json) -> Json:
     }
 
 
-@pytest.mark.xdist_group("contracts")
 @EVERY_CONTRACT
 def test_every_line_of_a_version_is_still_read_as_when_it_was_new(
     contract: Contract, landed: Warehouse

@@ -43,8 +43,6 @@ from orchestration.erase import ERASED_SCOPE, Erasure, Places, erase
 from orchestration.integration_events import FORMATS
 from orchestration.replay import Scope, replay
 
-pytestmark = pytest.mark.xdist_group("erase")
-
 CANARY = "canary-7f3a"
 # Its ids begin with it, too: of another learner, who stays.
 NEIGHBOUR = f"{CANARY}0"

@@ -41,8 +41,6 @@ from ingest.warehouse import open_for_writing
 from kills import KILLS, kill_again_until
 from test_laws import dense_log
 
-pytestmark = pytest.mark.xdist_group("interruptions")
-
 
 def run_and_tell(
     began: Any, ended: Any, run: Callable[..., None], *arguments: Any

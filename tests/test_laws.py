@@ -40,8 +40,6 @@ from builders import (
 )
 from orchestration.transform import check
 
-pytestmark = pytest.mark.xdist_group("laws")
-
 # --------------------------------------------------------------------------------------
 # Logs
 # --------------------------------------------------------------------------------------

@@ -380,7 +380,6 @@ def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
     return None
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     daemon: dg.DagsterInstance,
 ) -> None:
@@ -399,7 +398,6 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     assert daemon.get_run_by_id(first.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
-@pytest.mark.xdist_group("processes")
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
     with dg.DagsterInstance.from_config(str(home)):
         pass  # two processes that make a fresh instance at once would race

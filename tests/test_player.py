@@ -21,7 +21,6 @@ from ingest.warehouse import utc_now
 from webm import video
 
 # With the other tests of real collectors: they share what their processes fork from.
-pytestmark = pytest.mark.xdist_group("collector")
 
 PLAYER = Path(__file__).parents[1] / "docs" / "examples" / "player"
 SECONDS = 40

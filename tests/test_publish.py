@@ -1123,7 +1123,6 @@ def kill_at_work(
     return process
 
 
-@pytest.mark.xdist_group("interruptions")
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_publish_after_killed_ones_ends_as_an_unbroken_one(
     tmp_path: Path, kills: int

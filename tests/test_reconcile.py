@@ -26,8 +26,6 @@ from orchestration.cli import app
 from orchestration.reconcile import Reconciliation, reconcile
 from test_dead_letters import land_before
 
-pytestmark = pytest.mark.xdist_group("reconcile")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -50,8 +50,6 @@ from orchestration.swap import swap, undo
 from orchestration.transform import Relation
 from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
-pytestmark = pytest.mark.xdist_group("replay")
-
 VARIABLES = {"now": NOW}
 
 

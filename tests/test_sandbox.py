@@ -12,8 +12,6 @@ from builders import Class, Warehouse, ping, quiz
 from ingest.warehouse import WarehouseError
 from orchestration import sandbox, snapshot, transform
 
-pytestmark = pytest.mark.xdist_group("snapshot")
-
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
 
