@@ -31,6 +31,7 @@ from orchestration.terminal import (
     output,
     print_json,
     print_table,
+    short_path,
 )
 
 app = typer.Typer(
@@ -370,7 +371,8 @@ def _refresh(*, rebuild: bool, as_json: bool) -> None:
         done = "published" if result.snapshot.is_new else "as published"
         output.print(
             f"{done} {result.snapshot.published_at:%Y-%m-%d %H:%M:%S} (UTC), "
-            f"through load {result.snapshot.load_id}: {result.snapshot.path}",
+            f"through load {result.snapshot.load_id}: "
+            f"{short_path(result.snapshot.path)}",
             markup=False,
             highlight=False,
             soft_wrap=True,

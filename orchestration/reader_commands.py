@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 import typer
 
 from ingest import warehouse
-from orchestration.terminal import AsJson, errors, output, print_json, print_table
+from orchestration.terminal import (
+    AsJson,
+    errors,
+    output,
+    print_json,
+    print_table,
+    short_path,
+)
 
 commands = typer.Typer()
 
@@ -116,8 +123,9 @@ def sandbox(
     if as_json:
         print_json(made.as_json())
         return
+    place = short_path(made.path)
     for line in (
-        f"{made.path}: {made.bytes / 1e6:.1f} MB, through load {made.load_id}",
+        f"{place}: {made.bytes / 1e6:.1f} MB, through load {made.load_id}",
         f"edit a model, then: warehouse diff {name}",
         f"or build it yourself: LMS_SANDBOX={made.path} dbt build --target sandbox "
         "--project-dir dbt_project --profiles-dir dbt_project",

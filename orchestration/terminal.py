@@ -1,8 +1,10 @@
 """How commands print: for people tables, for machines JSON, errors in one line each."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,3 +48,10 @@ def cell(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     # Ids are opaque text; rich would read [red] in one as markup.
     return str(value).replace("[", r"\[")
+
+
+def short_path(path: str) -> str:
+    """As it is typed here: relative to the working directory, if it is inside."""
+    with contextlib.suppress(ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return path
