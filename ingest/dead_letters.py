@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import duckdb
 
 from ingest import lines, warehouse
-from ingest.judgement import CONFLICT, as_columns, judge
+from ingest.judgement import CONFLICT, ChunkTable, as_columns, judge
 from ingest.warehouse import WarehouseError
 
 # What stands for the file of a load that is a retry.
@@ -419,6 +419,7 @@ def retry(
     started = time.perf_counter()
     now = now or warehouse.utc_now()
     with warehouse.open_for_writing(warehouse_path) as connection:
+        table = ChunkTable(connection)
         connection.execute("begin")
         try:
             truncated = _choose(connection, selection, now, batch_bytes)
@@ -427,7 +428,7 @@ def retry(
                 "select distinct batch from chosen order by batch"
             ).fetchall()
             for (batch,) in batches:
-                _retry_batch(connection, batch, load_id, now)
+                _retry_batch(connection, table, batch, load_id, now)
             counts = _outcomes(connection, load_id)
             reasons = _reasons(connection)
             seconds = time.perf_counter() - started
@@ -515,7 +516,11 @@ def _check_that_all_are_there(
 
 
 def _retry_batch(
-    connection: duckdb.DuckDBPyConnection, batch: int, load_id: int, now: datetime
+    connection: duckdb.DuckDBPyConnection,
+    table: ChunkTable,
+    batch: int,
+    load_id: int,
+    now: datetime,
 ) -> None:
     rows = connection.execute(
         """
@@ -530,6 +535,7 @@ def _retry_batch(
     first, last = rows[0][0], rows[-1][0]
     judgement = judge(
         connection,
+        table,
         lines.chunk_of([line for _, line, _ in rows], first),
         min(first_seen for _, _, first_seen in rows),
         lambda ordinal: rows[ordinal - first][2],

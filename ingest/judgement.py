@@ -4,7 +4,7 @@ Files that land and dead letters that are retried go through here, and nothing e
 decides.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,6 @@ from ingest import lines, tally, tombstones, validation
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
 
-# An Arrow stream of one batch would be read by one thread.
 _BATCH_LINES = 20_480
 
 # The reason of a line whose `event_id` is known with other content.
@@ -62,17 +61,23 @@ class Judgement:
 
 def judge(
     connection: duckdb.DuckDBPyConnection,
+    table: "ChunkTable",
     chunk: Chunk,
     received_at: datetime,
     received_at_of: Callable[[int], datetime] | None = None,
 ) -> Judgement:
     """Judges the lines by their contracts and against the events in `raw.lms_event`.
 
-    Writes nothing but temp tables. Where lines were received at several times,
+    Writes nothing but temp tables. `table` is the connection's, made before its
+    transaction. Where lines were received at several times,
     `received_at` is the earliest of them and `received_at_of` gives that of a line
     number.
     """
-    _stage(connection, chunk, received_at)
+    table.show(chunk)
+    connection.execute(
+        f"create or replace temp table staged as {validation.read_lines_sql()}",
+        {"received_at": received_at},
+    )
     blank, rejected = _examine_unclean(
         connection, chunk, received_at_of or (lambda _line_number: received_at)
     )
@@ -92,25 +97,6 @@ def judge(
         """
     )
     return Judgement(blank, duplicate, (*rejected, *conflicts), tuple(erased))
-
-
-def _stage(
-    connection: duckdb.DuckDBPyConnection, chunk: Chunk, received_at: datetime
-) -> None:
-    count = len(chunk.lines)
-    numbers = np.arange(chunk.first_line_number, chunk.first_line_number + count)
-    batch = pa.RecordBatch.from_arrays(
-        [
-            pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(numbers)]),
-            chunk.lines,
-        ],
-        ["line_number", "line"],
-    )
-    connection.register("chunk", _ArrowStream(batch))
-    connection.execute(
-        f"create or replace temp table staged as {validation.read_lines_sql()}",
-        {"received_at": received_at},
-    )
 
 
 def _examine_unclean(
@@ -398,16 +384,36 @@ def _bad(line: str, rejection: Rejection) -> BadLine:
     return BadLine(content, len(content), lines.sha256_hex(content), rejection)
 
 
-class _ArrowStream:
-    """Hands a batch to DuckDB as several, without importing pandas (1.1 s)."""
+_CHUNK = pa.schema([("line_number", pa.int64()), ("line", pa.string())])
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self._batch = batch
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(self._batch), _BATCH_LINES):
-            yield self._batch.slice(start, _BATCH_LINES)
+class ChunkTable:
+    """The table `chunk` of a connection: the lines that are being judged.
+
+    It is registered once, with what it shows changing: DuckDB keeps all that a
+    transaction registers to its end, and a load of 10 million lines with it. Without
+    importing pandas (1.1 s), which registering a table of Arrow's does.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        connection.register("chunk", self)
+
+    def show(self, chunk: Chunk) -> None:
+        count = len(chunk.lines)
+        numbers = np.arange(chunk.first_line_number, chunk.first_line_number + count)
+        batch = pa.RecordBatch.from_arrays(
+            [
+                pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(numbers)]),
+                chunk.lines,
+            ],
+            schema=_CHUNK,
+        )
+        # Several, since one is read by one thread.
+        self._batches = [
+            batch.slice(start, _BATCH_LINES) for start in range(0, count, _BATCH_LINES)
+        ]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        reader = pa.RecordBatchReader.from_batches(self._batch.schema, self._batches())
+        reader = pa.RecordBatchReader.from_batches(_CHUNK, self._batches)
         return reader.__arrow_c_stream__(requested_schema)

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from ingest import lines, warehouse
-from ingest.judgement import CONFLICT, DeadLine, as_columns, judge
+from ingest.judgement import CONFLICT, ChunkTable, DeadLine, as_columns, judge
 from ingest.lines import Chunk
 from ingest.warehouse import WarehouseError
 
@@ -131,9 +131,11 @@ def land(
         )
         # Keeps the process under 1 GB; without it 1.2 GB, and hardly faster.
         connection.execute("set memory_limit = '400MB'")
+        table = ChunkTable(connection)
         loads = tuple(
             _land_file(
                 connection,
+                table,
                 file,
                 received_at or warehouse.utc_now(),
                 chunk_bytes,
@@ -148,6 +150,7 @@ def land(
 
 def _land_file(
     connection: duckdb.DuckDBPyConnection,
+    table: ChunkTable,
     file: Path,
     received_at: datetime,
     chunk_bytes: int,
@@ -160,7 +163,7 @@ def _land_file(
             return Load(str(file), known=True, seconds=time.perf_counter() - started)
         connection.execute("begin")
         try:
-            load = _Landing(connection, file, received_at, started)
+            load = _Landing(connection, table, file, received_at, started)
             load.take(chunk_bytes, on_lines)
             result = load.finish(file_sha256)
             connection.execute("commit")
@@ -194,11 +197,13 @@ class _Landing:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
+        table: ChunkTable,
         file: Path,
         received_at: datetime,
         started: float,
     ) -> None:
         self._connection = connection
+        self._table = table
         self._file = file
         self._received_at = received_at
         self._started = started
@@ -249,7 +254,7 @@ class _Landing:
         )
 
     def _take_chunk(self, chunk: Chunk) -> None:
-        judgement = judge(self._connection, chunk, self._received_at)
+        judgement = judge(self._connection, self._table, chunk, self._received_at)
         self._lines_read += len(chunk.lines) - judgement.blank
         self._duplicates += judgement.duplicate
         self._erased += len(judgement.erased)

@@ -29,6 +29,9 @@ from builders import (
 )
 from ingest import landing
 from ingest.contracts import LARGEST_LINE_BYTES
+from ingest.judgement import ChunkTable, judge
+from ingest.lines import chunk_of
+from ingest.warehouse import open_for_writing
 from reference import Accepted, as_utc, classify, parse_json
 
 MIB = LARGEST_LINE_BYTES
@@ -1354,3 +1357,18 @@ def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
             assert row[name] == getattr(event, name), row["line"]
         assert as_utc(row["occurred_at"]) == event.occurred_at, row["line"]
         assert parse_json(row["text"].encode()) == event.payload, row["line"]
+
+
+def test_a_load_holds_one_chunk_however_long_its_file_is(warehouse: Warehouse) -> None:
+    held = []
+    with open_for_writing(warehouse.path) as connection:
+        table = ChunkTable(connection)
+        connection.execute("begin")
+        before = pa.total_allocated_bytes()
+        for number in range(8):
+            line = as_line(ping(f"e{number}")).ljust(1_000_000)
+            judge(connection, table, chunk_of([line], number + 1), RECEIVED_AT)
+            connection.execute("select count(*) from accepted").fetchall()
+            held.append(pa.total_allocated_bytes() - before)
+    assert min(held) >= 1_000_000
+    assert max(held) < 3_000_000
