@@ -93,7 +93,7 @@ class _Folder:
     def alone(self) -> Iterator[None]:
         """Waits for its turn; what a killed publication left unfinished goes."""
         self.own.mkdir(parents=True, exist_ok=True)
-        with (self.own / "lock").open("w") as lock:
+        with (self.own / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for unfinished in self.own.rglob(".*.unfinished*"):
                 unfinished.unlink(missing_ok=True)

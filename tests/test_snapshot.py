@@ -202,6 +202,7 @@ def test_with_nothing_new_nothing_is_written(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     first = refresh(warehouse.path)
     before = files_under(warehouse.folder)
+    written = {file: file.stat().st_mtime_ns for file in warehouse.folder.rglob("*")}
 
     again = refresh(warehouse.path)
 
@@ -210,6 +211,9 @@ def test_with_nothing_new_nothing_is_written(warehouse: Warehouse) -> None:
     assert again.snapshot
     assert not again.snapshot.is_new
     assert files_under(warehouse.folder) == before
+    assert written == {
+        file: file.stat().st_mtime_ns for file in warehouse.folder.rglob("*")
+    }
 
 
 def test_what_came_while_it_was_derived_is_left_to_the_next(
