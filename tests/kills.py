@@ -7,7 +7,7 @@ import pytest
 
 # A few with every run of the tests; many with `make test-slow`.
 KILLS = [
-    3,
+    2,
     pytest.param(int(os.environ.get("KILLS", "50")), marks=pytest.mark.slow, id="many"),
 ]
 

@@ -387,7 +387,7 @@ def warehouse(folder: Path) -> Warehouse:
 # An example takes 6 s, so a failing one is not made smaller: the first row that differs
 # names its learner and class.
 @settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
