@@ -15,8 +15,6 @@ from ingest.warehouse import WarehouseError
 from orchestration import snapshot
 from orchestration.terminal import print_table
 
-FORMATS = ("parquet", "csv", "arrow")
-
 _RELATIONS = """
 select schema_name || '.' || table_name as name from duckdb_tables()
 where not internal and database_name = current_database()

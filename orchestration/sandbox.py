@@ -112,12 +112,10 @@ def remove(warehouse_path: Path, name: str) -> None:
     shutil.rmtree(_existing(warehouse_path, name).parent)
 
 
-def remove_all(warehouse_path: Path) -> list[str]:
-    """Removes every sandbox: a learner is erased, and they are copies. Their names."""
-    found = sorted(folder(warehouse_path).glob(f"*/*{warehouse_path.name}*"))
-    for path in found:
+def remove_all(warehouse_path: Path) -> None:
+    """Removes every sandbox: a learner is erased, and they are copies."""
+    for path in folder(warehouse_path).glob(f"*/*{warehouse_path.name}*"):
         shutil.rmtree(path.parent, ignore_errors=True)
-    return sorted({path.parent.name for path in found})
 
 
 def diff(

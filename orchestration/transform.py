@@ -26,6 +26,10 @@ DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
 # Scan the whole history; the job `checks` runs them daily, a refresh does not.
 FULL_SCAN_TESTS = "tag:full_scan"
 
+# What a refresh leaves out, and who runs it: the job `checks` runs those over the whole
+# history; unit tests say something of the project, not of the data: `make test`.
+_NOT_IN_A_REFRESH = ("--exclude", "resource_type:unit_test", FULL_SCAN_TESTS)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -112,7 +116,7 @@ def derive(
                 return Derivation((), seconds, nothing_new=True)
             else:
                 bookkeeping.forget_checks(connection, of_other_than=project)
-    arguments = ["build", "--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
+    arguments = ["build", *_NOT_IN_A_REFRESH]
     if rebuild:
         arguments.append("--full-refresh")
     derivation = _run(warehouse_path, arguments, select, variables)
@@ -264,7 +268,7 @@ def derive_sandbox(
     results: Any = ()
     if build:
         arguments = ["build", "--target", "sandbox", "--no-write-json"]
-        arguments += ["--exclude", "resource_type:unit_test", FULL_SCAN_TESTS]
+        arguments += _NOT_IN_A_REFRESH
         results = _invoke(
             arguments, warehouse_path, manifest=manifest, sandbox=sandbox
         ).result
