@@ -116,7 +116,7 @@ def lines_in(landing: Path, spool: Path) -> list[bytes]:
     return [line for file in files for line in file.read_bytes().split(b"\n")[:-1]]
 
 
-def wait_for(holds: Callable[[], bool], within_sec: float = 10) -> None:
+def wait_for(holds: Callable[[], bool], within_sec: float = 60) -> None:
     deadline = time.monotonic() + within_sec
     while not holds():
         assert time.monotonic() < deadline

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -206,23 +207,41 @@ def test_a_locked_warehouse_is_tried_again(
         [
             sys.executable,
             "-c",
-            "import duckdb, sys, time\n"
+            "import duckdb, sys\n"
             "connection = duckdb.connect(sys.argv[1])\n"
             "print('held', flush=True)\n"
-            "time.sleep(5)\n"
-            "connection.close()",
+            "sys.stdin.read()",
             os.environ["LMS_WAREHOUSE"],
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert holder.stdout
     holder.stdout.readline()
 
-    result = run(defs, instance, "refresh")
+    def let_go_at_the_first_retry() -> None:
+        try:
+            wait_for(lambda: retries(instance), 120)
+        finally:
+            holder.communicate()
 
-    holder.wait()
-    assert [event for event in result.all_events if event.is_step_up_for_retry]
+    with ThreadPoolExecutor(1) as pool:
+        letting_go = pool.submit(let_go_at_the_first_retry)
+        result = run(defs, instance, "refresh")
+        letting_go.result()
+
+    assert [event.step_key for event in result.all_events if event.is_step_up_for_retry]
     assert result.success
+
+
+def retries(instance: dg.DagsterInstance) -> list[dg.EventLogEntry]:
+    return [
+        entry
+        for run in instance.get_runs()
+        for entry in instance.all_logs(
+            run.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY
+        )
+    ]
 
 
 def test_the_schedule_skips_while_a_refresh_is_under_way(

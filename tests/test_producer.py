@@ -261,7 +261,7 @@ def folders(tmp_path: Path) -> Folders:
     return Folders(tmp_path)
 
 
-def wait_until(condition: Any, timeout_sec: float = 10) -> None:
+def wait_until(condition: Any, timeout_sec: float = 60) -> None:
     deadline = time.monotonic() + timeout_sec
     while not condition():
         assert time.monotonic() < deadline
