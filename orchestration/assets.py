@@ -7,6 +7,7 @@ one of them runs at a time, whatever ticks together.
 import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
@@ -283,15 +284,27 @@ def _events(
         for spec in derived_assets.check_specs
         if spec.key in context.selected_asset_check_keys
     }
-    for node in derivation.nodes:
-        if node.unique_id in keys and node.status == "success":
-            key = keys[node.unique_id]
+    metadata = {
+        keys[node.unique_id]: _metadata(node, keys[node.unique_id], connection)
+        for node in derivation.nodes
+        if node.unique_id in keys and node.status == "success"
+    }
+    if derivation.views_stand and derivation.succeeded:
+        for key in set(keys.values()) - set(metadata):
+            metadata[key] = _standing_metadata(key, connection)
+    # Dagster takes an asset only after those that it is made from.
+    above = {
+        spec.key: [dep.asset_key for dep in spec.deps] for spec in derived_assets.specs
+    }
+    for key in TopologicalSorter(above).static_order():
+        if key in metadata:
             yield dg.Output(
                 None,
                 output_name=key.to_python_identifier(),
-                metadata=_metadata(node, key, connection),
+                metadata=metadata[key],
             )
-        elif node.unique_id in checks and node.status != "skipped":
+    for node in derivation.nodes:
+        if node.unique_id in checks and node.status != "skipped":
             yield _check_result(node, checks[node.unique_id])
 
 
@@ -307,7 +320,7 @@ def _check_result(node: Node, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
         metadata={
             "failing_rows": node.failures or 0,
             "seconds": node.seconds,
-            "sql": _sql(node),
+            "sql": _sql(node.compiled_code),
         },
     )
 
@@ -315,12 +328,39 @@ def _check_result(node: Node, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
 def _metadata(
     node: Node, key: dg.AssetKey, connection: duckdb.DuckDBPyConnection
 ) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"seconds": node.seconds, "sql": _sql(node)}
+    return {
+        "seconds": node.seconds,
+        "sql": _sql(node.compiled_code),
+        **_content(key, connection),
+    }
+
+
+def _standing_metadata(
+    key: dg.AssetKey, connection: duckdb.DuckDBPyConnection
+) -> dict[str, Any]:
+    """Of a view, or a seed, that answers from what is new without being made again."""
+    found = connection.execute(
+        """
+        select sql from duckdb_views()
+        where
+            database_name = current_database()
+            and schema_name = $1
+            and view_name = $2
+        """,
+        list(key.path),
+    ).fetchall()
+    return {
+        "sql": _sql(found[0][0] if found else None),
+        **_content(key, connection),
+    }
+
+
+def _content(key: dg.AssetKey, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     # Staging is views over all events; counting those would cost what there is.
-    if node.relation and key.path[0] != "staging":
-        metadata.update(relation_metadata(connection, node.relation))
-    return metadata
+    if key.path[0] == "staging":
+        return {}
+    return relation_metadata(connection, '"{}"."{}"'.format(*key.path))
 
 
-def _sql(node: Node) -> dg.MetadataValue:
-    return dg.MetadataValue.md(f"```sql\n{(node.compiled_code or '').strip()}\n```")
+def _sql(code: str | None) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"```sql\n{(code or '').strip()}\n```")

@@ -1,10 +1,11 @@
 """What a refresh remembers: the state that it left, and what its tests have seen.
 
 `staging.refreshed` has the fingerprints of the last refresh that succeeded as a whole:
-of the derived state and of the dbt project. While both hold and no load came, there is
-nothing to do. `staging.checked_load` has, by model, up to which load and of which rule
-that refresh had tested the rows: the tests of the next look at what came after
-(dbt_project/macros/tests.sql).
+of the derived state, of what the schemas hold, and of the dbt project. While state and
+project hold and no load came, there is nothing to do; while schemas and project hold,
+views and seeds need not be made again. `staging.checked_load` has, by model, up to
+which load and of which rule that refresh had tested the rows: the tests of the next
+look at what came after (dbt_project/macros/tests.sql).
 """
 
 import hashlib
@@ -24,28 +25,22 @@ def quoted_list(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
-    """Names the state of what is derived in a database: equal ones answer alike.
-
-    Read from the bookkeeping, not from the rows: every change of derived rows (by a
-    refresh, a replay, a repair) leaves another `consumed_at` in `consumed_load`; dead
-    letters, erasures and seeds change without one.
-    """
-    layers = f"database_name = '{database}' and schema_name in ({quoted_list(LAYERS)})"
+def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
+    """Names the definitions of all tables and views, and the seeds' contents."""
+    layers = (
+        f"database_name = '{database}' "
+        f"and schema_name in ('raw', {quoted_list(LAYERS)})"
+    )
     [[found]] = connection.execute(
         f"""
         select md5(concat_ws(
             '|',
             (
-                select string_agg(place::varchar, ',' order by model)
-                from {database}.staging.consumed_load as place
-            ),
-            (
-                select string_agg(sql, ';' order by sql)
+                select string_agg(sql, ';' order by schema_name, view_name)
                 from duckdb_views() where {layers}
             ),
             (
-                select string_agg(sql, ';' order by sql)
+                select string_agg(sql, ';' order by schema_name, table_name)
                 from duckdb_tables() where {layers}
             ),
             (
@@ -53,12 +48,39 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
                 from {database}.signals.signal_type as seed
             ),
             (
+                select string_agg(event_type, ',' order by event_type)
+                from {database}.staging.event_type
+            )
+        ))
+        """
+    ).fetchall()
+    return str(found)
+
+
+def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
+    """Names the state of what is derived in a database: equal ones answer alike.
+
+    Read from the bookkeeping, not from the rows: every change of derived rows (by a
+    refresh, a replay, a repair) leaves another `consumed_at` in `consumed_load`; dead
+    letters, erasures and seeds change without one.
+    """
+    [[found]] = connection.execute(
+        f"""
+        select md5(concat_ws(
+            '|',
+            $1,
+            (
+                select string_agg(place::varchar, ',' order by model)
+                from {database}.staging.consumed_load as place
+            ),
+            (
                 select concat_ws(' ', count(*), sum(attempts), max(load_id))
                 from {database}.raw.dead_letter
             ),
             (select count(*) from {database}.raw.tombstone)
         ))
-        """
+        """,
+        [made_fingerprint(connection, database)],
     ).fetchall()
     return str(found)
 
@@ -93,6 +115,19 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
     return found.fetchall() == [(state, project)]
 
 
+def stands_as_made(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
+    """Whether the last refresh that succeeded was of this project, and all tables and
+    views are still as it made them."""
+    if not _is_there(connection, "refreshed"):
+        return False
+    try:
+        made = made_fingerprint(connection, _database(connection))
+    except duckdb.CatalogException:
+        return False
+    found = connection.execute("select made, project from staging.refreshed")
+    return found.fetchall() == [(made, project)]
+
+
 def forget_checks(
     connection: duckdb.DuckDBPyConnection, *, of_other_than: str = ""
 ) -> None:
@@ -116,9 +151,14 @@ def remember_success(connection: duckdb.DuckDBPyConnection, project: str) -> Non
         "select model, load_id, rule_fingerprint from staging.consumed_load"
     )
     connection.execute("delete from staging.refreshed")
+    database = _database(connection)
     connection.execute(
-        "insert into staging.refreshed values ($1, $2)",
-        [state_fingerprint(connection, _database(connection)), project],
+        "insert into staging.refreshed (state, made, project) values ($1, $2, $3)",
+        [
+            state_fingerprint(connection, database),
+            made_fingerprint(connection, database),
+            project,
+        ],
     )
     connection.execute("commit")
 

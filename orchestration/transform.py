@@ -30,6 +30,12 @@ FULL_SCAN_TESTS = "tag:full_scan"
 # history; unit tests say something of the project, not of the data: `make test`.
 _NOT_IN_A_REFRESH = ("--exclude", "resource_type:unit_test", FULL_SCAN_TESTS)
 
+# What stands already when nobody edited the project; the tests of these do run.
+_VIEWS_AND_SEEDS = (
+    *("config.materialized:view", "resource_type:seed"),
+    *("--indirect-selection", "empty"),
+)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -38,7 +44,6 @@ class Node:
     unique_id: str
     name: str
     resource_type: str
-    relation: str | None
     status: str
     message: str | None
     failures: int | None
@@ -58,12 +63,15 @@ class Node:
 class Derivation:
     """What happened in one run of dbt, in the order in which it happened.
 
-    `nothing_new` when dbt was not needed: all was up to date.
+    `nothing_new` when dbt was not needed: all was up to date. `views_stand` when views
+    and seeds were not made again: they are as an earlier run of the same project made
+    them.
     """
 
     nodes: tuple[Node, ...]
     seconds: float
     nothing_new: bool = False
+    views_stand: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -77,6 +85,7 @@ class Derivation:
         return {
             "succeeded": self.succeeded,
             "nothing_new": self.nothing_new,
+            "views_stand": self.views_stand,
             "models": sum(node.resource_type == "model" for node in self.nodes),
             "tests": sum(node.resource_type == "test" for node in self.nodes),
             "warnings": [node.name for node in self.nodes if node.warned],
@@ -100,13 +109,15 @@ def derive(
 
     Incrementally, or with `rebuild` from all of raw. `select` are dbt selectors, all
     models if empty; `variables` override those of dbt_project.yml. With `if_needed`,
-    dbt does not run when nothing came and nothing was edited since the last refresh. A
-    model or a test that fails is in the result; where a model failed over a value, its
-    message names the keys. Raises `WarehouseError` when dbt cannot run at all.
+    dbt does not run when nothing came and nothing was edited since the last refresh.
+    Views and seeds are made again only after an edit, or when they are not as they were
+    made. A model or a test that fails is in the result; where a model failed over a
+    value, its message names the keys. Raises `WarehouseError` when dbt cannot run.
     """
     started = time.perf_counter()
     everything = not select and not variables
     project = bookkeeping.project_fingerprint(_project_files())
+    views_stand = False
     if everything:
         with warehouse.open_for_writing(warehouse_path) as connection:
             if rebuild:
@@ -116,7 +127,11 @@ def derive(
                 return Derivation((), seconds, nothing_new=True)
             else:
                 bookkeeping.forget_checks(connection, of_other_than=project)
-    arguments = ["build", *_NOT_IN_A_REFRESH]
+                views_stand = bookkeeping.stands_as_made(connection, project)
+    # What is kept between runs for Dagster, manifest_path() writes.
+    arguments = ["build", "--no-write-json", *_NOT_IN_A_REFRESH]
+    if views_stand:
+        arguments += _VIEWS_AND_SEEDS
     if rebuild:
         arguments.append("--full-refresh")
     derivation = _run(warehouse_path, arguments, select, variables)
@@ -125,6 +140,7 @@ def derive(
             bookkeeping.remember_success(connection, project)
     return replace(
         derivation,
+        views_stand=views_stand,
         nodes=tuple(_with_keys(warehouse_path, node) for node in derivation.nodes),
     )
 
@@ -330,7 +346,6 @@ def _node(result: Any) -> Node:
         unique_id=result.node.unique_id,
         name=result.node.name,
         resource_type=str(result.node.resource_type),
-        relation=getattr(result.node, "relation_name", None),
         status=str(result.status),
         message=result.message,
         failures=result.failures,

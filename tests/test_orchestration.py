@@ -97,11 +97,7 @@ def test_a_refresh_run_lands_derives_and_shows_what_it_did(
 
     assert result.success
     assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
-    metadata = {
-        event.asset_key: event.materialization.metadata
-        for event in result.get_asset_materialization_events()
-        if event.asset_key
-    }
+    metadata = materialized(result)
     # Receivers are told by a job of their own.
     everything = set(defs.resolve_asset_graph().materializable_asset_keys)
     assert everything - set(metadata) == {dg.AssetKey(["outbox", "delivery"])}
@@ -114,6 +110,34 @@ def test_a_refresh_run_lands_derives_and_shows_what_it_did(
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {"no_line_is_lost", "every_file_was_landed"} < set(checks)
     assert all(check.passed for check in checks.values())
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, Any]:
+    """The metadata of each asset of the run."""
+    return {
+        event.asset_key: event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    first = materialized(run(defs, instance, "refresh"))
+    write_lines(zone / "events" / "c.ndjson", [ping("e3", user="u2")])
+
+    result = run(defs, instance, "refresh")
+
+    again = materialized(result)
+    assert result.success
+    assert set(again) == set(first)
+    progress = again[dg.AssetKey(["progress", "v_user_progress"])]
+    assert progress["dagster/row_count"].value == 2
+    assert "| u2 | c1 | k1 |" in progress["sample"].value
+    assert "CREATE VIEW progress.v_user_progress" in progress["sql"].value
+    assert "seconds" not in progress
+    assert "seconds" in again[dg.AssetKey(["signals", "class_signal"])]
 
 
 def test_a_rebuild_run_gives_the_same_answer(

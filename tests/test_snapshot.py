@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from builders import ALL_MODELS, Class, Warehouse, ping, quiz
-from ingest.warehouse import WarehouseError
+from ingest.warehouse import WarehouseError, open_for_writing
 from orchestration import snapshot, transform
 from orchestration.refresh import refresh
 
@@ -214,6 +214,68 @@ def test_with_nothing_new_nothing_is_written(warehouse: Warehouse) -> None:
     assert written == {
         file: file.stat().st_mtime_ns for file in warehouse.folder.rglob("*")
     }
+
+
+def made_again(warehouse: Warehouse) -> set[str]:
+    """What the refresh of one more event makes, other than tables and tests."""
+    warehouse.land([ping("e2", user="u2", position=95)])
+    derivation = refresh(warehouse.path).derivation
+    assert derivation.succeeded
+    [[users]] = warehouse.rows("select count(*) from progress.v_user_progress")
+    assert users == 2
+    tables = {
+        f"model.lms_warehouse.{name}"
+        for [name] in warehouse.rows("select model from staging.consumed_load")
+    }
+    made = {
+        node.unique_id
+        for node in derivation.nodes
+        if node.resource_type in ("model", "seed")
+    }
+    assert tables <= made
+    return made - tables
+
+
+def test_views_and_seeds_that_nobody_edited_are_not_made_again(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e1")])
+    refresh(warehouse.path)
+
+    assert made_again(warehouse) == set()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "create or replace view monitoring.v_leaderboard as select 1 as user_id",
+        "drop view monitoring.v_leaderboard",
+        "update signals.signal_type set xp = 1000",
+        "drop table signals.signal_type",
+        "alter table raw.load add column more integer",
+        "update staging.refreshed set project = 'of yesterday'",
+    ],
+)
+def test_views_and_seeds_are_made_again_when_one_is_not_as_it_was_made(
+    warehouse: Warehouse, edit: str
+) -> None:
+    warehouse.land([ping("e1")])
+    refresh(warehouse.path)
+    with open_for_writing(warehouse.path) as connection:
+        leaderboard = connection.execute(LEADERBOARD_SQL).fetchall()
+        connection.execute(edit)
+
+    made = made_again(warehouse)
+
+    assert {
+        *("model.lms_warehouse.v_leaderboard", "model.lms_warehouse.stg_event"),
+        *("seed.lms_warehouse.signal_type", "seed.lms_warehouse.event_type"),
+    } < made
+    assert warehouse.rows(LEADERBOARD_SQL) == leaderboard
+    assert warehouse.rows("select max(xp) from signals.signal_type") < [(1000,)]
+
+
+LEADERBOARD_SQL = "select sql from duckdb_views() where view_name = 'v_leaderboard'"
 
 
 def test_what_came_while_it_was_derived_is_left_to_the_next(

@@ -33,6 +33,7 @@ the old one.
     );
     create table if not exists staging.refreshed (
         state varchar not null,
+        made varchar not null,
         project varchar not null
     )
 {% endmacro %}
