@@ -50,8 +50,8 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 test: $(STAMP) chromium  ## Pass every test
 	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests
 
-test-slow: $(STAMP)  ## Kill every command at 50 random instants each (minutes; before a release)
-	@pytest -m slow tests
+test-slow: $(STAMP) chromium  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
+	@pytest --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
 
 chromium:  ## Install Chromium, which plays a video in a test, where it is missing
 	@command -v chromium >/dev/null || { \

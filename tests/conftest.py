@@ -2,8 +2,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from builders import Warehouse
+
+# With every run the same examples, so that a failure is the change's; new ones with
+# `make test-slow`.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random")
+settings.load_profile("fixed")
 
 # What takes longest starts first; the tests of a file run one after the other.
 # Two that wait a lot for other processes leave the others room.

@@ -76,7 +76,6 @@ def test_every_answer_is_one_that_the_document_names(
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
-        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
     @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
