@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -407,7 +408,7 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
 def make_app(settings: Settings, spool: GroupCommit, metrics: Metrics) -> FastAPI:
     """The ASGI application. Raises `WarehouseError`."""
     collector = Collector(settings, spool, metrics)
-    app = FastAPI(
+    app = FastAPIOffline(
         title="LMS event collector",
         version="1",
         description="Events of players and quiz forms. A 2xx means: on disk.",
