@@ -84,35 +84,44 @@ the old one.
 {% endmacro %}
 
 {#- What the running model has consumed and what it could: a dict of `place`, `through`
-    (where its place will be), `fingerprint` and `known_fingerprint`. -#}
+    (where its place will be), `fingerprint` and `known_fingerprint`. Found out once for
+    the model's SQL and once for its run. -#}
 {% macro consumption() %}
+    {% if 'consumption' not in model %}
+        {% do model.update({'consumption': find_consumption()}) %}
+    {% endif %}
+    {{ return(model.consumption) }}
+{% endmacro %}
+
+{% macro find_consumption() %}
     {% set above = upstream() %}
     {% set places = {} %}
     {% set fingerprints = {} %}
-    {% for row in run_query(
-        'select model, load_id, rule_fingerprint from staging.consumed_load'
-    ) %}
-        {% do places.update({row[0]: row[1] | int}) %}
-        {% do fingerprints.update({row[0]: row[2]}) %}
+    {% set rows = run_query(
+        'select newest.load_id, newest.catalogue_load_id, consumed.model, '
+        'consumed.load_id as place, consumed.rule_fingerprint from ('
+        'select coalesce(max(load_id), 0) as load_id, '
+        "coalesce(max(load_id) filter (kind = 'catalogue'), 0) as catalogue_load_id "
+        'from ' ~ source('raw', 'load') ~ ') as newest '
+        'left join staging.consumed_load as consumed on true'
+    ).rows %}
+    {% for row in rows if row.model is not none %}
+        {% do places.update({row.model: row.place | int}) %}
+        {% do fingerprints.update({row.model: row.rule_fingerprint}) %}
     {% endfor %}
-    {% set newest = run_query(
-        'select coalesce(max(load_id), 0), '
-        "coalesce(max(load_id) filter (kind = 'catalogue'), 0) from "
-        ~ source('raw', 'load')
-    ).rows[0] %}
     {% set code = model.raw_code ~ '\n' ~ above.code | join('\n') %}
     {% set rule = [code, event_contracts() | tojson, shared_sql()] %}
     {#- Who does not read a variable does not start over when it is edited. -#}
     {% if 'completion_threshold' in code %}
         {% do rule.append(var('completion_threshold')) %}
     {% endif %}
-    {% set ns = namespace(through=newest[0] | int) %}
+    {% set ns = namespace(through=rows[0].load_id | int) %}
     {% for name in above.models %}
         {% do rule.append(fingerprints.get(name, '')) %}
         {% set ns.through = [ns.through, places.get(name, 0)] | min %}
     {% endfor %}
     {% if above.reads_catalogue %}
-        {% do rule.append(newest[1]) %}
+        {% do rule.append(rows[0].catalogue_load_id) %}
     {% endif %}
     {{ return({
         'place': places.get(model.name, 0),
