@@ -258,8 +258,9 @@ def _take_raw(connection: duckdb.DuckDBPyConnection) -> None:
     for (sql,) in events:
         connection.execute("drop view if exists raw.lms_event")
         connection.execute(sql)
-    connection.execute("delete from published.snapshot")
-    connection.execute(f"insert into published.snapshot from {LIVE}.published.snapshot")
+    connection.execute(
+        f"create or replace table published.snapshot as from {LIVE}.published.snapshot"
+    )
     connection.execute("commit")
 
 

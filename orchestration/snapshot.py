@@ -31,20 +31,17 @@ import duckdb
 from ingest import warehouse
 from ingest.warehouse import WarehouseError
 from orchestration import shadow
-from orchestration.bookkeeping import LAYERS, quoted_list, state_fingerprint
+from orchestration.bookkeeping import state_fingerprint
+from orchestration.snapshot_content import (
+    BEFORE,
+    EVENT_COLUMNS,
+    LIVE,
+    Stand,
+    quoted,
+    write,
+)
 
 SNAPSHOTS_KEPT = 3
-
-# Names in the connection that publishes.
-_LIVE = "_live_"
-_BEFORE = "_before_"
-_NEW = "_new_"
-
-_EVENT_COLUMNS = (
-    *("event_id", "event_key", "type", "schema_version", "user_id", "class_id"),
-    *("course_id", "occurred_at", "line", "received_at", "load_id", "file"),
-    "line_number",
-)
 
 
 @dataclass(frozen=True)
@@ -165,12 +162,12 @@ def _attached(
         # Every row says where it is from: their order in a table says nothing.
         connection.execute("set preserve_insertion_order = false")
         shadow.wait_for_lock(
-            warehouse_path, lambda: shadow.attach(connection, warehouse_path, _LIVE)
+            warehouse_path, lambda: shadow.attach(connection, warehouse_path, LIVE)
         )
         if current.exists():
             # One that cannot be read is replaced.
             with contextlib.suppress(duckdb.Error):
-                shadow.attach(connection, current.resolve(), _BEFORE)
+                shadow.attach(connection, current.resolve(), BEFORE)
         yield connection
 
 
@@ -178,7 +175,7 @@ def _publish(
     connection: duckdb.DuckDBPyConnection, folder: _Folder, start_over: bool
 ) -> Snapshot:
     load_id = _derived_through(connection)
-    state = state_fingerprint(connection, _LIVE)
+    state = state_fingerprint(connection, LIVE)
     before = None if start_over else _continued(connection, folder, load_id)
     if before is not None and before.state == state:
         return _described(folder, before.load_id, before.published_at, before.files)
@@ -200,7 +197,12 @@ def _publish(
     numbers = [int(path.stem.split("-")[1]) for path in folder.snapshots()]
     path = folder.own / f"snapshot-{max(numbers, default=0) + 1:08}.duckdb"
     unfinished = folder.own / f".{path.name}.unfinished"
-    _write(connection, unfinished, load_id, published_at, state, generation, files)
+    write(
+        connection,
+        unfinished,
+        Stand(load_id, published_at, state, generation, tuple(files)),
+        (folder.current.resolve(), before.load_id) if before else None,
+    )
     _rename_durably(unfinished, path)
     link = folder.current.with_name(f".{folder.current.name}.unfinished")
     link.unlink(missing_ok=True)
@@ -236,35 +238,26 @@ def _derived_through(connection: duckdb.DuckDBPyConnection) -> int:
     if not connection.execute(
         "from duckdb_tables() where database_name = $1 and schema_name = 'staging' "
         "and table_name = 'consumed_load'",
-        [_LIVE],
+        [LIVE],
     ).fetchall():
         raise WarehouseError("nothing was derived yet; run `warehouse refresh`")
     [[load_id]] = connection.execute(
-        f"select coalesce(min(load_id), 0) from {_LIVE}.staging.consumed_load"
+        f"select coalesce(min(load_id), 0) from {LIVE}.staging.consumed_load"
     ).fetchall()
     return int(load_id)
 
 
-@dataclass(frozen=True)
-class _Before:
-    load_id: int
-    published_at: datetime
-    state: str
-    generation: Path
-    files: tuple[str, ...]
-
-
 def _continued(
     connection: duckdb.DuckDBPyConnection, folder: _Folder, load_id: int
-) -> _Before | None:
+) -> Stand | None:
     """The newest snapshot, if what was appended for it can be appended to."""
     try:
         rows = connection.execute(
             "select load_id, published_at, state, generation, tombstones "
-            f"from {_BEFORE}.published.snapshot"
+            f"from {BEFORE}.published.snapshot"
         ).fetchall()
         files = connection.execute(
-            f"select file from {_BEFORE}.published.event_file order by all"
+            f"select file from {BEFORE}.published.event_file order by all"
         ).fetchall()
         [[before_id, published_at, state, generation, tombstones]] = rows
         of_both = [
@@ -278,12 +271,12 @@ def _continued(
                 """,
                 [before_id],
             ).fetchall()
-            for database in (_LIVE, _BEFORE)
+            for database in (LIVE, BEFORE)
         ]
     except duckdb.Error:
         return None  # there is none, or another version made it
     [[now_erased]] = connection.execute(
-        f"select count(*) from {_LIVE}.raw.tombstone"
+        f"select count(*) from {LIVE}.raw.tombstone"
     ).fetchall()
     paths = tuple(file for (file,) in files)
     if (
@@ -293,14 +286,14 @@ def _continued(
         or not all((folder.own / path).exists() for path in paths)
     ):
         return None
-    return _Before(before_id, published_at, state, folder.own / generation, paths)
+    return Stand(before_id, published_at, state, folder.own / generation, paths)
 
 
 def _append_events(
     connection: duckdb.DuckDBPyConnection, generation: Path, since: int, load_id: int
 ) -> tuple[list[str], int]:
     """Writes the events of the loads past `since`; the files, and how many they are."""
-    new = f"from {_LIVE}.raw.lms_event where load_id > {since} and load_id <= {load_id}"
+    new = f"from {LIVE}.raw.lms_event where load_id > {since} and load_id <= {load_id}"
     months = connection.execute(
         f"select date_trunc('month', occurred_at)::date as month, count(*) {new} "
         "group by month order by month"
@@ -313,128 +306,15 @@ def _append_events(
         connection.execute(
             f"""
             copy (
-                select {", ".join(_EVENT_COLUMNS)} {new}
+                select {EVENT_COLUMNS} {new}
                 and occurred_at >= date '{month}'
                 and occurred_at < date '{month}' + interval 1 month
-            ) to {_quoted(unfinished)} (format parquet, compression zstd)
+            ) to {quoted(unfinished)} (format parquet, compression zstd)
             """
         )
         _rename_durably(unfinished, target)
         files.append(str(target.relative_to(generation.parent)))
     return files, sum(count for _, count in months)
-
-
-def _write(
-    connection: duckdb.DuckDBPyConnection,
-    path: Path,
-    load_id: int,
-    published_at: datetime,
-    state: str,
-    generation: Path,
-    files: Sequence[str],
-) -> None:
-    connection.execute(f"attach {_quoted(path)} as {_NEW}")
-    connection.execute("begin")
-    for schema in ("raw", "published", *LAYERS):
-        connection.execute(f"create schema {_NEW}.{schema}")
-    connection.execute(
-        f"create table {_NEW}.published.event_file as "
-        "select unnest($1::varchar[]) as file",
-        [list(files)],
-    )
-    connection.execute(
-        f"""
-        create table {_NEW}.published.snapshot as
-        select
-            $load_id::bigint as load_id,
-            $published_at::timestamp as published_at,
-            $state as state,
-            $generation as generation,
-            (select count(*) from {_LIVE}.raw.tombstone) as tombstones
-        """,
-        {
-            "load_id": load_id,
-            "published_at": published_at,
-            "state": state,
-            "generation": generation.name,
-        },
-    )
-    _copy_raw(connection, load_id)
-    _make_events(connection, generation.parent, files)
-    _copy_tables(connection)
-    connection.execute("commit")
-    _make_views(connection)
-    connection.execute(f"detach {_NEW}")
-
-
-def _copy_raw(connection: duckdb.DuckDBPyConnection, load_id: int) -> None:
-    for table, columns in (
-        ("load", "*"),
-        ("catalogue", "*"),
-        # A line may hold anything; `warehouse dead-letters show` shows it.
-        ("dead_letter", "* exclude (line)"),
-    ):
-        connection.execute(
-            f"create table {_NEW}.raw.{table} as select {columns} "
-            f"from {_LIVE}.raw.{table} where load_id <= {load_id}"
-        )
-
-
-def _make_events(
-    connection: duckdb.DuckDBPyConnection, folder: Path, files: Sequence[str]
-) -> None:
-    columns = ", ".join(_EVENT_COLUMNS).replace(
-        " line,", " line, json_extract(line, '$.payload') as payload,"
-    )
-    if files:
-        names = ", ".join(_quoted(folder / file) for file in files)
-        source = f"read_parquet([{names}], hive_partitioning = false)"
-        connection.execute(
-            f"create view {_NEW}.raw.lms_event as select {columns} from {source}"
-        )
-    else:
-        connection.execute(
-            f"create table {_NEW}.raw.lms_event as "
-            f"select {columns} from {_LIVE}.raw.lms_event limit 0"
-        )
-
-
-def _copy_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    layers = quoted_list(LAYERS)
-    for schema, table in connection.execute(
-        "select schema_name, table_name from duckdb_tables() "
-        f"where database_name = '{_LIVE}' and schema_name in ({layers})"
-    ).fetchall():
-        connection.execute(
-            f'create table {_NEW}."{schema}"."{table}" as '
-            f'select * from {_LIVE}."{schema}"."{table}"'
-        )
-
-
-def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """A view names tables and views without their database: the new one's, then. Each
-    is made after those that it reads, an order that DuckDB does not keep."""
-    layers = quoted_list(LAYERS)
-    connection.execute(f"use {_NEW}")
-    to_make = [
-        sql
-        for (sql,) in connection.execute(
-            "select sql from duckdb_views() "
-            f"where database_name = '{_LIVE}' and schema_name in ({layers})"
-        ).fetchall()
-    ]
-    while to_make:
-        left = []
-        for sql in to_make:
-            try:
-                connection.execute(sql)
-            except duckdb.CatalogException as error:
-                left.append(sql)
-                reason = error
-        if len(left) == len(to_make):
-            raise reason
-        to_make = left
-    connection.execute("use memory")
 
 
 def _rename_durably(unfinished: Path, path: Path) -> None:
@@ -455,8 +335,3 @@ def _remove_old(folder: _Folder, generation: Path, *, keep: int) -> None:
     for events in folder.generations():
         if events != generation:
             shutil.rmtree(events)
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("'", "''")
-    return f"'{text}'"

@@ -23,7 +23,9 @@ the old one.
         model varchar not null,
         load_id bigint not null,
         rule_fingerprint varchar not null,
-        consumed_at timestamp not null
+        consumed_at timestamp not null,
+        -- The columns that a row is known by.
+        row_key varchar not null
     );
     -- What a refresh that succeeded remembers: orchestration/bookkeeping.py.
     create table if not exists staging.checked_load (
@@ -157,6 +159,8 @@ the old one.
 {% macro mark_consumed() %}
     {% if execute and model.config.materialized == 'incremental' %}
         {% set now = consumption() %}
+        {% set key = model.config.unique_key %}
+        {% set row_key = key if key is string else key | join(', ') %}
         {% if flags.EMPTY %}
             {#- `--empty` hides every load: start over in the next run. -#}
             delete from staging.consumed_load where model = '{{ model.name }}'
@@ -166,7 +170,8 @@ the old one.
                 '{{ model.name }}',
                 {{ now.through }},
                 '{{ now.fingerprint }}',
-                timezone('UTC', now())
+                timezone('UTC', now()),
+                '{{ row_key }}'
             )
         {% endif %}
     {% endif %}

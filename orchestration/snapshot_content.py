@@ -1,0 +1,271 @@
+"""What stands in a snapshot's file: written whole, or as the changes to the one before.
+
+A snapshot costs what changed: the file before is copied, and the rows that a newer load
+touched are replaced. Then every table is compared with the warehouse's, by the number
+of its rows and the sum of their hashes; one that differs, as a replay or a repair makes
+it, is copied whole.
+"""
+
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from orchestration.bookkeeping import LAYERS, quoted_list
+
+# Names in the connection that publishes.
+LIVE = "_live_"
+BEFORE = "_before_"
+NEW = "_new_"
+
+# After so many changes to one file it is written whole: what is inserted bit by bit is
+# larger and slower to read.
+_MOST_CHANGES = 100
+
+_EVENT_COLUMNS = (
+    *("event_id", "event_key", "type", "schema_version", "user_id", "class_id"),
+    *("course_id", "occurred_at", "line", "received_at", "load_id", "file"),
+    "line_number",
+)
+EVENT_COLUMNS = ", ".join(_EVENT_COLUMNS)
+
+# A line may hold anything; `warehouse dead-letters show` shows it.
+_RAW = {"load": "*", "catalogue": "*", "dead_letter": "* exclude (line)"}
+
+_OF_LAYERS = f"schema_name in ({quoted_list(LAYERS)})"
+
+
+@dataclass(frozen=True)
+class Stand:
+    """What a snapshot says of itself; `files` are the Parquet files of its events, in
+    the folder `generation`."""
+
+    load_id: int
+    published_at: datetime
+    state: str
+    generation: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table that is copied, and the query for what is to stand in it. `key` are the
+    columns that a row of an incremental model is known by."""
+
+    schema: str
+    name: str
+    rows: str
+    key: str | None = None
+
+    @property
+    def new(self) -> str:
+        return f'{NEW}."{self.schema}"."{self.name}"'
+
+
+def write(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    stand: Stand,
+    before: tuple[Path, int] | None,
+) -> None:
+    """Writes the snapshot into the new file `path`; `before` are the file of the one
+    before, which is attached as `BEFORE`, and the load that it stands at."""
+    changes = _changes(connection) if before else None
+    if before is None or changes is None:
+        connection.execute(f"attach {quoted(path)} as {NEW}")
+        connection.execute("begin")
+        for schema in ("raw", "published", *LAYERS):
+            connection.execute(f"create schema {NEW}.{schema}")
+        for table in _tables(connection, stand.load_id):
+            _copy(connection, table)
+    else:
+        file, load_id = before
+        shutil.copyfile(file, path)
+        connection.execute(f"attach {quoted(path)} as {NEW}")
+        connection.execute("begin")
+        for table in _tables(connection, stand.load_id):
+            _take_changes(connection, table, load_id)
+    _describe(connection, stand, changes=0 if changes is None else changes + 1)
+    _make_events(connection, stand)
+    connection.execute("commit")
+    _make_views(connection)
+    connection.execute(f"checkpoint {NEW}")
+    connection.execute(f"detach {NEW}")
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]:
+    derived = connection.execute(
+        "select schema_name, table_name, row_key from duckdb_tables() as tables "
+        f"left join {LIVE}.staging.consumed_load as consumed "
+        "on tables.table_name = consumed.model "
+        f"where database_name = '{LIVE}' and {_OF_LAYERS}"
+    ).fetchall()
+    return [
+        *(
+            _Table(
+                "raw",
+                name,
+                f"select {columns} from {LIVE}.raw.{name} where load_id <= {load_id}",
+            )
+            for name, columns in _RAW.items()
+        ),
+        *(
+            _Table(schema, name, f'select * from {LIVE}."{schema}"."{name}"', key)
+            for schema, name, key in derived
+        ),
+    ]
+
+
+def _changes(connection: duckdb.DuckDBPyConnection) -> int | None:
+    """How often the file before was changed since it was written whole; None if it is
+    time to do so again, another version wrote it, or its tables are other ones now."""
+    try:
+        [[changes, files]] = connection.execute(
+            f"select changes, (select count(*) from {BEFORE}.published.event_file) "
+            f"from {BEFORE}.published.snapshot"
+        ).fetchall()
+    except duckdb.Error:
+        return None
+    if changes >= _MOST_CHANGES or files == 0:
+        return None
+    is_alike = _shape(connection, LIVE) == _shape(connection, BEFORE)
+    return int(changes) if is_alike else None
+
+
+def _shape(
+    connection: duckdb.DuckDBPyConnection, database: str
+) -> list[tuple[str, ...]]:
+    """The columns of all tables and views that a snapshot has, and which are tables."""
+    raw = f"schema_name = 'raw' and table_name in ({quoted_list(_RAW)})"
+    return connection.execute(
+        f"""
+        select schema_name, table_name, column_name, data_type
+        from duckdb_columns()
+        where
+            database_name = '{database}'
+            and ({_OF_LAYERS} or ({raw} and column_name != 'line'))
+        union all
+        select schema_name, table_name, '', 'table' from duckdb_tables()
+        where database_name = '{database}' and ({_OF_LAYERS} or {raw})
+        order by all
+        """
+    ).fetchall()
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, table: _Table) -> None:
+    connection.execute(f"create or replace table {table.new} as {table.rows}")
+
+
+def _take_changes(
+    connection: duckdb.DuckDBPyConnection, table: _Table, since: int
+) -> None:
+    """Makes the copied table as the warehouse's is; it stands at the load `since`."""
+    newer = f"from ({table.rows}) where load_id > {since}"
+    if table.key:
+        connection.execute(
+            f"delete from {table.new} "
+            f"where ({table.key}) in (select ({table.key}) {newer})"
+        )
+        connection.execute(f"insert into {table.new} by name {newer}")
+    elif table.schema == "raw":
+        connection.execute(f"insert into {table.new} by name {newer}")
+    if _content(connection, f"({table.rows})") != _content(connection, table.new):
+        _copy(connection, table)
+
+
+def _content(
+    connection: duckdb.DuckDBPyConnection, rows: str
+) -> list[tuple[int, int | None]]:
+    """Equal if the rows are the same, in whatever order."""
+    return connection.execute(
+        f"select count(*), sum(hash(found)) from {rows} as found"
+    ).fetchall()
+
+
+def _describe(
+    connection: duckdb.DuckDBPyConnection, stand: Stand, changes: int
+) -> None:
+    connection.execute(
+        f"create or replace table {NEW}.published.event_file as "
+        "select unnest($1::varchar[]) as file",
+        [list(stand.files)],
+    )
+    connection.execute(
+        f"""
+        create or replace table {NEW}.published.snapshot as
+        select
+            $load_id::bigint as load_id,
+            $published_at::timestamp as published_at,
+            $state as state,
+            $generation as generation,
+            (select count(*) from {LIVE}.raw.tombstone) as tombstones,
+            $changes::integer as changes
+        """,
+        {
+            "load_id": stand.load_id,
+            "published_at": stand.published_at,
+            "state": stand.state,
+            "generation": stand.generation.name,
+            "changes": changes,
+        },
+    )
+
+
+def _make_events(connection: duckdb.DuckDBPyConnection, stand: Stand) -> None:
+    columns = EVENT_COLUMNS.replace(
+        " line,", " line, json_extract(line, '$.payload') as payload,"
+    )
+    if stand.files:
+        folder = stand.generation.parent
+        names = ", ".join(quoted(folder / file) for file in stand.files)
+        source = f"read_parquet([{names}], hive_partitioning = false)"
+        connection.execute(
+            f"create or replace view {NEW}.raw.lms_event as "
+            f"select {columns} from {source}"
+        )
+    else:
+        connection.execute(
+            f"create table {NEW}.raw.lms_event as "
+            f"select {columns} from {LIVE}.raw.lms_event limit 0"
+        )
+
+
+def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """A view names tables and views without their database: the new one's, then. Each
+    is made after those that it reads, an order that DuckDB does not keep."""
+    to_make = _views(connection, LIVE)
+    if _views(connection, NEW) == to_make:
+        return
+    connection.execute(f"use {NEW}")
+    for schema, view in connection.execute(
+        "select schema_name, view_name from duckdb_views() "
+        f"where database_name = '{NEW}' and {_OF_LAYERS}"
+    ).fetchall():
+        connection.execute(f'drop view "{schema}"."{view}"')
+    while to_make:
+        left = []
+        for sql in to_make:
+            try:
+                connection.execute(sql)
+            except duckdb.CatalogException as error:
+                left.append(sql)
+                reason = error
+        if len(left) == len(to_make):
+            raise reason
+        to_make = left
+    connection.execute("use memory")
+
+
+def _views(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
+    found = connection.execute(
+        "select sql from duckdb_views() "
+        f"where database_name = '{database}' and {_OF_LAYERS} order by sql"
+    ).fetchall()
+    return [sql for (sql,) in found]
+
+
+def quoted(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
