@@ -23,8 +23,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 DEFAULT_UNTIL = datetime(2026, 10, 23, tzinfo=UTC)
 PING_EVERY_SEC = 10.0
 PASS_MARK = 0.8
@@ -789,6 +787,8 @@ def _packed(name: str, text: bytes) -> bytes:
     if name.endswith(".gz"):
         return gzip.compress(text, compresslevel=6, mtime=0)
     if name.endswith(".zst"):
+        import pyarrow as pa
+
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as stream:
             stream.write(text)

@@ -7,15 +7,16 @@ decides.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 
 from ingest import lines, tally, tombstones, validation
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
+
+if TYPE_CHECKING:
+    pass
 
 _BATCH_LINES = 20_480
 
@@ -384,9 +385,6 @@ def _bad(line: str, rejection: Rejection) -> BadLine:
     return BadLine(content, len(content), lines.sha256_hex(content), rejection)
 
 
-_CHUNK = pa.schema([("line_number", pa.int64()), ("line", pa.string())])
-
-
 class ChunkTable:
     """The table `chunk` of a connection: the lines that are being judged.
 
@@ -396,10 +394,16 @@ class ChunkTable:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        import pyarrow as pa
+
+        self._schema = pa.schema([("line_number", pa.int64()), ("line", pa.string())])
         self._batches: list[pa.RecordBatch] = []
         connection.register("chunk", self)
 
     def show(self, chunk: Chunk) -> None:
+        import numpy as np
+        import pyarrow as pa
+
         count = len(chunk.lines)
         numbers = np.arange(chunk.first_line_number, chunk.first_line_number + count)
         batch = pa.RecordBatch.from_arrays(
@@ -407,7 +411,7 @@ class ChunkTable:
                 pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(numbers)]),
                 chunk.lines,
             ],
-            schema=_CHUNK,
+            schema=self._schema,
         )
         # Several, since one is read by one thread.
         self._batches = [
@@ -415,5 +419,7 @@ class ChunkTable:
         ]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        reader = pa.RecordBatchReader.from_batches(_CHUNK, self._batches)
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._batches)
         return reader.__arrow_c_stream__(requested_schema)
