@@ -221,7 +221,7 @@ def _watched_sql(note: Callable[[Statement], None]) -> Iterator[None]:
 def replay(warehouse: str, statements: str) -> Answer:
     """Sends again what dbt sent for the models, without dbt.
 
-    What it sends for tests and seeds is left out. `seconds_by_node` is wall time.
+    What it sends for tests and seeds is left out. `seconds_by_node` are CPU seconds.
     """
     from benchmarks import floors
 
@@ -237,7 +237,7 @@ def replay(warehouse: str, statements: str) -> Answer:
         database = floors.connect(Path(warehouse))
         cursors: dict[int, duckdb.DuckDBPyConnection] = {}
         for statement in sent:
-            started = time.perf_counter()
+            started = time.process_time()
             if statement.sql == "close":
                 if closing := cursors.pop(statement.connection, None):
                     closing.close()
@@ -250,7 +250,7 @@ def replay(warehouse: str, statements: str) -> Answer:
                 cursor.fetchall()
             name = statement.node.split(".", 2)[-1] or "before all models"
             by_node[name] += time.process_time() - started
-        started = time.perf_counter()
+        started = time.process_time()
         for cursor in cursors.values():
             cursor.close()
         database.close()

@@ -72,6 +72,11 @@ class _Folder:
     current: Path
     own: Path
 
+    @property
+    def spill(self) -> Path:
+        """What does not fit into memory while a snapshot is written."""
+        return self.own / ".spill"
+
     @classmethod
     def of(cls, warehouse_path: Path) -> "_Folder":
         root = Path(
@@ -92,6 +97,7 @@ class _Folder:
         self.own.mkdir(parents=True, exist_ok=True)
         with (self.own / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(self.spill, ignore_errors=True)
             for unfinished in self.own.rglob(".*.unfinished*"):
                 unfinished.unlink(missing_ok=True)
             yield
@@ -134,7 +140,7 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
     """
     folder = _Folder.of(warehouse_path)
     try:
-        with folder.alone(), _attached(warehouse_path, folder.current) as connection:
+        with folder.alone(), _attached(warehouse_path, folder) as connection:
             return _publish(connection, folder, start_over)
     except (duckdb.Error, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
@@ -153,21 +159,24 @@ def publish_again(warehouse_path: Path, *, start_over: bool = False) -> None:
 
 @contextlib.contextmanager
 def _attached(
-    warehouse_path: Path, current: Path
+    warehouse_path: Path, folder: _Folder
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse as `_live_` and, if there is one, its snapshot as `_before_`."""
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("set enable_progress_bar = false")
+        memory = os.environ.get("LMS_MEMORY_LIMIT") or "3GB"
+        connection.execute("set memory_limit = $1", [memory])
+        connection.execute("set temp_directory = $1", [str(folder.spill)])
         # Every row says where it is from: their order in a table says nothing.
         connection.execute("set preserve_insertion_order = false")
         shadow.wait_for_lock(
             warehouse_path, lambda: shadow.attach(connection, warehouse_path, LIVE)
         )
-        if current.exists():
+        if folder.current.exists():
             # One that cannot be read is replaced.
             with contextlib.suppress(duckdb.Error):
-                shadow.attach(connection, current.resolve(), BEFORE)
+                shadow.attach(connection, folder.current.resolve(), BEFORE)
         yield connection
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from builders import ALL_MODELS, Class, Warehouse, ping, quiz
 from ingest.warehouse import WarehouseError, open_for_writing
-from orchestration import snapshot, transform
+from orchestration import snapshot, snapshot_content, transform
 from orchestration.refresh import refresh
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
@@ -168,6 +168,97 @@ def test_three_snapshots_are_kept_and_events_are_never_rewritten(
         str(folder / "warehouse" / snapshots[0]), read_only=True
     ).execute("select count(*) from raw.lms_event")
     assert oldest.fetchall() == [(4,)]
+
+
+def is_as_the_warehouse(warehouse: Warehouse) -> int:
+    """Compares all that a snapshot copies, row by row; how often it was changed since
+    it was written whole."""
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        current = snapshot.snapshot_path(warehouse.path)
+        connection.execute(f"attach '{warehouse.path}' as live (read_only)")
+        connection.execute(f"attach '{current.resolve()}' as copy (read_only)")
+        relations = connection.execute(
+            "select schema_name, table_name, string_agg(column_name, ', ') "
+            "from duckdb_columns() where database_name = 'copy' "
+            "and schema_name != 'published' and table_name != 'lms_event' "
+            "and not internal group by all"
+        ).fetchall()
+        assert len(relations) > 25
+        for schema, name, columns in relations:
+            rows = [
+                connection.execute(
+                    f"select {columns} from {database}.{schema}.{name} order by all"
+                ).fetchall()
+                for database in ("live", "copy")
+            ]
+            assert rows[0] == rows[1], (schema, name)
+        [[changes]] = connection.execute(
+            "select changes from copy.published.snapshot"
+        ).fetchall()
+        return int(changes)
+
+
+def test_a_snapshot_that_takes_the_changes_is_as_one_that_is_written_whole(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.land_catalogue(Class("c1"), Class("c2"))
+    warehouse.land([ping(f"e{n}", user=f"u{n % 7}", position=n) for n in range(50)])
+    refreshed(warehouse)
+    assert is_as_the_warehouse(warehouse) == 0
+
+    # New learners and known ones, a late ping, a quiz that is failed, a broken line.
+    warehouse.land(
+        [
+            ping("n1", user="new", position=95),
+            ping("n2", user="u1", position=99, occurred_at="2020-01-01T00:00:00Z"),
+            quiz("n3", user="u1", score=9),
+            quiz("n4", user="u1", score=1),
+            b"{broken",
+        ]
+    )
+    refreshed(warehouse)
+    assert is_as_the_warehouse(warehouse) == 1
+
+    # A class more moves signals; a dead letter goes.
+    warehouse.land_catalogue(
+        Class("c1"), Class("c2"), Class("c3"), effective_from="2026-01-01"
+    )
+    warehouse.execute("delete from raw.dead_letter")
+    refreshed(warehouse)
+    assert is_as_the_warehouse(warehouse) == 2
+
+    # Rows that no load changed, as a repair leaves them; one gone, one more.
+    warehouse.execute(
+        """
+        update projections.prj_video_progress set max_position_sec = 1
+        where user_id = 'u2';
+        delete from projections.prj_class_activity where user_id = 'u3';
+        insert into signals.user_signal_total by name
+        select * replace ('another' as user_id) from signals.user_signal_total limit 1;
+        update staging.consumed_load set consumed_at = now();
+        """
+    )
+    assert snapshot.publish(warehouse.path).is_new
+    assert is_as_the_warehouse(warehouse) == 3
+
+    monkeypatch.setattr(snapshot_content, "_MOST_CHANGES", 3)
+    warehouse.land([ping("last", user="u1")])
+    refreshed(warehouse)
+    assert is_as_the_warehouse(warehouse) == 0
+
+
+def test_a_table_of_another_shape_is_written_anew(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    refreshed(warehouse)
+    warehouse.execute(
+        """
+        alter table projections.prj_class_activity add column more integer;
+        update staging.consumed_load set consumed_at = now();
+        """
+    )
+    snapshot.publish(warehouse.path)
+    assert is_as_the_warehouse(warehouse) == 0
 
 
 def test_any_tool_reads_it_under_any_name(warehouse: Warehouse) -> None:
