@@ -388,8 +388,9 @@ def _report(derivation: Any, as_json: dict[str, Any] | None) -> None:
         output.print(f"nothing new, {summary['seconds']:.1f} s")
     else:
         output.print(
-            f"{summary['models']} models, {summary['tests']} tests, "
-            f"{summary['seconds']:.1f} s"
+            f"{summary['models']} models"
+            + (" (no view was edited)" if derivation.views_stand else "")
+            + f", {summary['tests']} tests, {summary['seconds']:.1f} s"
             + ("" if derivation.succeeded else ", with failures")
         )
         for node in derivation.nodes:
