@@ -871,7 +871,7 @@ def main(
     repeat: int = 3,
     repeat_large: Annotated[
         int, typer.Option(help="The same, from 20 million events on.")
-    ] = 2,
+    ] = 3,
     only: Annotated[
         str, typer.Option(help=f"Only some of {', '.join(GROUPS)}.")
     ] = ",".join(GROUPS),

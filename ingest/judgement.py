@@ -7,16 +7,13 @@ decides.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 
 from ingest import lines, tally, tombstones, validation
 from ingest.lines import BadLine, Chunk
 from ingest.validation import Event, Rejection
-
-if TYPE_CHECKING:
-    pass
 
 _BATCH_LINES = 20_480
 

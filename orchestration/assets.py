@@ -284,25 +284,31 @@ def _events(
         for spec in derived_assets.check_specs
         if spec.key in context.selected_asset_check_keys
     }
-    metadata = {
-        keys[node.unique_id]: _metadata(node, keys[node.unique_id], connection)
+    made = {
+        keys[node.unique_id]: node
         for node in derivation.nodes
         if node.unique_id in keys and node.status == "success"
     }
-    if derivation.views_stand and derivation.succeeded:
-        for key in set(keys.values()) - set(metadata):
-            metadata[key] = _standing_metadata(key, connection)
+    failed_checks = {
+        checks[node.unique_id].asset_key
+        for node in derivation.nodes
+        if node.unique_id in checks and node.failed
+    }
     # Dagster takes an asset only after those that it is made from.
     above = {
-        spec.key: [dep.asset_key for dep in spec.deps] for spec in derived_assets.specs
+        spec.key: [dep.asset_key for dep in spec.deps if dep.asset_key in keys.values()]
+        for spec in derived_assets.specs
     }
+    fresh: set[dg.AssetKey] = set()
     for key in TopologicalSorter(above).static_order():
-        if key in metadata:
-            yield dg.Output(
-                None,
-                output_name=key.to_python_identifier(),
-                metadata=metadata[key],
-            )
+        if key in made:
+            metadata = _metadata(made[key], key, connection)
+        elif derivation.views_stand and fresh - failed_checks >= set(above[key]):
+            metadata = _standing_metadata(key, connection)
+        else:
+            continue
+        fresh.add(key)
+        yield dg.Output(None, output_name=key.to_python_identifier(), metadata=metadata)
     for node in derivation.nodes:
         if node.unique_id in checks and node.status != "skipped":
             yield _check_result(node, checks[node.unique_id])

@@ -122,10 +122,10 @@ def stands_as_made(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
         return False
     try:
         made = made_fingerprint(connection, _database(connection))
-    except duckdb.CatalogException:
-        return False
-    found = connection.execute("select made, project from staging.refreshed")
-    return found.fetchall() == [(made, project)]
+        found = connection.execute("select made, project from staging.refreshed")
+        return found.fetchall() == [(made, project)]
+    except (duckdb.CatalogException, duckdb.BinderException):
+        return False  # something is not there, or an earlier version made it
 
 
 def forget_checks(

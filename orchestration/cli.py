@@ -389,7 +389,7 @@ def _report(derivation: Any, as_json: dict[str, Any] | None) -> None:
     else:
         output.print(
             f"{summary['models']} models"
-            + (" (no view was edited)" if derivation.views_stand else "")
+            + (", views as they were" if derivation.views_stand else "")
             + f", {summary['tests']} tests, {summary['seconds']:.1f} s"
             + ("" if derivation.succeeded else ", with failures")
         )

@@ -532,7 +532,7 @@ class _Again:
                 )
                 live.execute(
                     f"""
-                    insert into staging.consumed_load
+                    insert into staging.consumed_load by name
                     from {_shadow(place)}.staging.consumed_load
                     where model = $1
                     """,

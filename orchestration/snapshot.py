@@ -165,6 +165,7 @@ def _attached(
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("set enable_progress_bar = false")
+        # As in dbt's profile.
         memory = os.environ.get("LMS_MEMORY_LIMIT") or "3GB"
         connection.execute("set memory_limit = $1", [memory])
         connection.execute("set temp_directory = $1", [str(folder.spill)])
@@ -183,6 +184,11 @@ def _attached(
 def _publish(
     connection: duckdb.DuckDBPyConnection, folder: _Folder, start_over: bool
 ) -> Snapshot:
+    if start_over:
+        # What a reader that was killed had no memory for.
+        link = folder.current.with_name(f"{folder.current.name}.tmp")
+        for spilled in (link, *folder.own.glob("*.duckdb.tmp")):
+            shutil.rmtree(spilled, ignore_errors=True)
     load_id = _derived_through(connection)
     state = state_fingerprint(connection, LIVE)
     before = None if start_over else _continued(connection, folder, load_id)

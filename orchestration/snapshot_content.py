@@ -6,6 +6,7 @@ of its rows and the sum of their hashes; one that differs, as a replay or a repa
 it, is copied whole.
 """
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,21 +74,49 @@ def write(
     """Writes the snapshot into the new file `path`; `before` are the file of the one
     before, which is attached as `BEFORE`, and the load that it stands at."""
     changes = _changes(connection) if before else None
-    if before is None or changes is None:
-        connection.execute(f"attach {quoted(path)} as {NEW}")
-        connection.execute("begin")
-        for schema in ("raw", "published", *LAYERS):
-            connection.execute(f"create schema {NEW}.{schema}")
-        for table in _tables(connection, stand.load_id):
-            _copy(connection, table)
-    else:
-        file, load_id = before
-        shutil.copyfile(file, path)
-        connection.execute(f"attach {quoted(path)} as {NEW}")
-        connection.execute("begin")
-        for table in _tables(connection, stand.load_id):
-            _take_changes(connection, table, load_id)
-    _describe(connection, stand, changes=0 if changes is None else changes + 1)
+    if before is not None and changes is not None:
+        try:
+            _write_changes(connection, path, stand, *before, changes + 1)
+        except duckdb.Error:
+            # A block of the file before is damaged, say: only one that is written whole
+            # reads nothing of it.
+            with contextlib.suppress(duckdb.Error):
+                connection.execute("rollback")
+            with contextlib.suppress(duckdb.Error):
+                connection.execute(f"detach {NEW}")
+            for file in (path, path.with_name(f"{path.name}.wal")):
+                file.unlink(missing_ok=True)
+        else:
+            return
+    tables = _tables(connection, stand.load_id)
+    connection.execute(f"attach {quoted(path)} as {NEW}")
+    connection.execute("begin")
+    for schema in ("raw", "published", *LAYERS):
+        connection.execute(f"create schema {NEW}.{schema}")
+    for table in tables:
+        _copy(connection, table)
+    _finish(connection, stand, changes=0)
+
+
+def _write_changes(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    stand: Stand,
+    before: Path,
+    since: int,
+    changes: int,
+) -> None:
+    tables = _tables(connection, stand.load_id)
+    shutil.copyfile(before, path)
+    connection.execute(f"attach {quoted(path)} as {NEW}")
+    connection.execute("begin")
+    for table in tables:
+        _take_changes(connection, table, since)
+    _finish(connection, stand, changes)
+
+
+def _finish(connection: duckdb.DuckDBPyConnection, stand: Stand, changes: int) -> None:
+    _describe(connection, stand, changes)
     _make_events(connection, stand)
     connection.execute("commit")
     _make_views(connection)
@@ -97,11 +126,17 @@ def write(
 
 def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]:
     derived = connection.execute(
-        "select schema_name, table_name, row_key from duckdb_tables() as tables "
-        f"left join {LIVE}.staging.consumed_load as consumed "
-        "on tables.table_name = consumed.model "
+        "select schema_name, table_name from duckdb_tables() "
         f"where database_name = '{LIVE}' and {_OF_LAYERS}"
     ).fetchall()
+    try:
+        keys = dict(
+            connection.execute(
+                f"select model, row_key from {LIVE}.staging.consumed_load"
+            ).fetchall()
+        )
+    except duckdb.BinderException:
+        keys = {}  # an earlier version made it
     return [
         *(
             _Table(
@@ -112,8 +147,13 @@ def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]
             for name, columns in _RAW.items()
         ),
         *(
-            _Table(schema, name, f'select * from {LIVE}."{schema}"."{name}"', key)
-            for schema, name, key in derived
+            _Table(
+                schema,
+                name,
+                f'select * from {LIVE}."{schema}"."{name}"',
+                keys.get(name),
+            )
+            for schema, name in derived
         ),
     ]
 

@@ -134,7 +134,7 @@ def _swap_everything(live: duckdb.DuckDBPyConnection, made: Shadow) -> None:
         """
     )
     live.execute(
-        f"insert into staging.consumed_load from {SHADOW}.staging.consumed_load"
+        f"insert into staging.consumed_load by name from {SHADOW}.staging.consumed_load"
     )
 
 
@@ -159,7 +159,10 @@ def undo(warehouse_path: Path) -> Undone:
         if (
             is_part
             and live.execute(
-                f"from staging.consumed_load except from {PREVIOUS}.consumed_after"
+                "select model, load_id, rule_fingerprint, consumed_at "
+                "from staging.consumed_load except "
+                "select model, load_id, rule_fingerprint, consumed_at "
+                f"from {PREVIOUS}.consumed_after"
             ).fetchall()
         ):
             raise WarehouseError(
@@ -169,7 +172,9 @@ def undo(warehouse_path: Path) -> Undone:
             )
         tables = _put_back(live, is_part=is_part)
         live.execute("delete from staging.consumed_load")
-        live.execute(f"insert into staging.consumed_load from {PREVIOUS}.consumed_load")
+        live.execute(
+            f"insert into staging.consumed_load by name from {PREVIOUS}.consumed_load"
+        )
         live.execute(f"drop schema {PREVIOUS} cascade")
     snapshot.publish_again(warehouse_path)
     return Undone(scope, applied_at, tables)

@@ -137,7 +137,9 @@ def derive(
     if rebuild:
         arguments.append("--full-refresh")
     derivation = _run(warehouse_path, arguments, select, variables)
-    if everything and derivation.succeeded:
+    # What was edited while it ran may be in it or not: the next run makes it all.
+    is_what_ran = project == bookkeeping.project_fingerprint(_project_files())
+    if everything and derivation.succeeded and is_what_ran:
         with warehouse.open_for_writing(warehouse_path) as connection:
             bookkeeping.remember_success(connection, project)
     return replace(
@@ -440,9 +442,8 @@ def _own_run_folder() -> Iterator[Path]:
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=kept) as name:
         folder = Path(name)
-        for file in ("partial_parse.msgpack", "manifest.json"):
-            if (kept / file).exists():
-                shutil.copy2(kept / file, folder / file)
+        if (kept / "partial_parse.msgpack").exists():
+            shutil.copy2(kept / "partial_parse.msgpack", folder)
         yield folder
         for file in ("partial_parse.msgpack", "manifest.json"):
             if (folder / file).exists():

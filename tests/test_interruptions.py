@@ -39,7 +39,9 @@ from ingest import landing
 from ingest.contracts import LARGEST_LINE_BYTES
 from ingest.warehouse import open_for_writing
 from kills import KILLS, kill_again_until
+from orchestration import snapshot
 from test_laws import dense_log
+from test_snapshot import is_as_the_warehouse
 
 
 def run_and_tell(
@@ -303,6 +305,34 @@ def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
         was_at_work = processes.killed(instant, run, copy)
         copy.refresh()
         assert_same_state(derived(copy), unbroken.derived)
+        return was_at_work
+
+    kill_again_until(kills, kill)
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_snapshot_after_a_killed_one_has_all_that_the_warehouse_has(
+    warehouse: Warehouse, tmp_path: Path, processes: Processes, kills: int
+) -> None:
+    log = dense_log()
+    warehouse.land(log.events[:60])
+    warehouse.refresh()
+    snapshot.publish(warehouse.path)
+    warehouse.land(log.events[60:])
+    warehouse.refresh()
+    place, kept = warehouse.folder / "published", tmp_path.with_name("kept")
+    shutil.copytree(place, kept, symlinks=True)
+    cpu_seconds = processes.cpu_seconds(snapshot.publish, warehouse.path)
+    assert is_as_the_warehouse(warehouse) == 1
+
+    def kill(_attempt: int) -> bool:
+        shutil.rmtree(place)
+        shutil.copytree(kept, place, symlinks=True)
+        instant = Random().uniform(0, cpu_seconds)
+        was_at_work = processes.killed(instant, snapshot.publish, warehouse.path)
+        snapshot.publish(warehouse.path)
+        assert is_as_the_warehouse(warehouse) == 1
+        assert not list(place.rglob("*unfinished*"))
         return was_at_work
 
     kill_again_until(kills, kill)

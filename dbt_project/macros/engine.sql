@@ -53,7 +53,7 @@
     up to ten times as much. Between these two hooks it holds the side that is written
     second. -#}
 {% macro hold_second_side() %}
-    {% if execute and is_incremental() %}
+    {% if execute and is_incremental() and not starts_over() %}
         set disabled_optimizers = 'build_side_probe_side'
     {% endif %}
 {% endmacro %}

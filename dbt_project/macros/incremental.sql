@@ -23,10 +23,10 @@ the old one.
         model varchar not null,
         load_id bigint not null,
         rule_fingerprint varchar not null,
-        consumed_at timestamp not null,
-        -- The columns that a row is known by.
-        row_key varchar not null
+        consumed_at timestamp not null
     );
+    -- The columns that a row is known by.
+    alter table staging.consumed_load add column if not exists row_key varchar;
     -- What a refresh that succeeded remembers: orchestration/bookkeeping.py.
     create table if not exists staging.checked_load (
         model varchar not null,
@@ -35,9 +35,9 @@ the old one.
     );
     create table if not exists staging.refreshed (
         state varchar not null,
-        made varchar not null,
         project varchar not null
-    )
+    );
+    alter table staging.refreshed add column if not exists made varchar
 {% endmacro %}
 
 {#- The upstream of the running model: its nearest incremental models, and all the code
@@ -166,7 +166,9 @@ the old one.
             delete from staging.consumed_load where model = '{{ model.name }}'
         {% elif now.place != now.through or now.fingerprint != now.known_fingerprint %}
             delete from staging.consumed_load where model = '{{ model.name }}';
-            insert into staging.consumed_load values (
+            insert into staging.consumed_load
+            (model, load_id, rule_fingerprint, consumed_at, row_key)
+            values (
                 '{{ model.name }}',
                 {{ now.through }},
                 '{{ now.fingerprint }}',
