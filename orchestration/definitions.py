@@ -1,5 +1,6 @@
 """What Dagster runs, and when. `workspace.yaml` loads `defs` from here."""
 
+import gc
 import hashlib
 import json
 import os
@@ -17,6 +18,10 @@ from orchestration.publish_assets import deliveries, integration_events
 from orchestration.reconcile_checks import reconcile_checks, reconciliation
 from orchestration.replay_jobs import as_of_job, replay_job
 from orchestration.snapshot_assets import published_snapshot
+
+# A run makes a million objects that live as long as it does: looking through them for
+# cycles after every 700 is a twentieth of it.
+gc.set_threshold(100_000)
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
 PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"

@@ -17,13 +17,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+import duckdb
 import pandas as pd
 
 from ingest import catalogue, landing
 from ingest.catalogue import CatalogueLoad
 from ingest.landing import Landing, Load
 from ingest.lines import CHUNK_BYTES
-from ingest.warehouse import open_for_reading, open_for_writing
+from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
 
 Json = dict[str, Any]
 Line = Json | bytes
@@ -141,6 +142,7 @@ class Warehouse:
         self.folder = folder
         self.path = folder / "warehouse.duckdb"
         self._files = 0
+        self._made: tuple[Any, ...] | None = None
 
     def land(
         self,
@@ -206,16 +208,34 @@ class Warehouse:
     ) -> Any:
         from orchestration.transform import derive
 
+        given = {"now": NOW, **variables}
+        is_all = select == ALL_MODELS
+        if is_all and not rebuild and self._made and self._made == self._makes(given):
+            # As a refresh of an unedited project does: a third of the time.
+            select = ("config.materialized:incremental",)
         # Without the data tests and dbt's reports: 1.2 s instead of 2.5.
         with mock.patch.dict(
             os.environ, DBT_INDIRECT_SELECTION="empty", DBT_WRITE_JSON="false"
         ):
-            return derive(
-                self.path,
-                rebuild=rebuild,
-                select=select,
-                variables={"now": NOW, **variables},
+            derivation = derive(
+                self.path, rebuild=rebuild, select=select, variables=given
             )
+        if is_all:
+            self._made = self._makes(given) if derivation.succeeded else None
+        return derivation
+
+    def _makes(self, variables: Json) -> tuple[Any, ...] | None:
+        """What views and seeds are, and are made from; None if one is not there."""
+        from orchestration import bookkeeping, transform
+
+        project = bookkeeping.project_fingerprint(transform._project_files())
+        try:
+            with open_for_reading(self.path) as connection:
+                [[name]] = connection.execute("select current_database()").fetchall()
+                made = bookkeeping.made_fingerprint(connection, name)
+        except (WarehouseError, duckdb.CatalogException):
+            return None
+        return variables, project, made
 
     def execute(self, statement: str) -> None:
         with open_for_writing(self.path) as connection:
