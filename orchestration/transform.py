@@ -24,17 +24,25 @@ from orchestration import bookkeeping
 
 DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
 
-# Scan the whole history; the job `checks` runs them daily, a refresh does not.
+# The tests that scan the whole history.
 FULL_SCAN_TESTS = "tag:full_scan"
 
-# What a refresh leaves out, and who runs it: the job `checks` runs those over the whole
-# history; unit tests say something of the project, not of the data: `make test`.
-_NOT_IN_A_REFRESH = ("--exclude", "resource_type:unit_test", FULL_SCAN_TESTS)
+# What a refresh leaves out, and who runs it instead.
+_NOT_IN_A_REFRESH = (
+    "--exclude",
+    # They say something of the project, not of the data: `make test` runs them.
+    "resource_type:unit_test",
+    # They cost what there is, not what changed: the job `checks` runs them daily.
+    FULL_SCAN_TESTS,
+)
 
-# What stands already when nobody edited the project. What a view gives is tested all
-# the same.
+# What stands already when nobody edited the project: further things to exclude.
 _VIEWS_AND_SEEDS = (
-    *("config.materialized:view", "resource_type:seed", "tag:of_a_seed"),
+    "config.materialized:view",
+    "resource_type:seed",
+    # Of the seeds' contents, which are compared with those that passed.
+    "tag:of_a_seed",
+    # Without it the tests of what views give would be left out, too.
     *("--indirect-selection", "empty"),
 )
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 import duckdb
 import pandas as pd
+from hypothesis import settings
 
 from ingest import catalogue, landing
 from ingest.catalogue import CatalogueLoad
@@ -36,6 +37,12 @@ NOW = "2026-03-12 00:00:00"
 ABOUT_LOADS = ("v_load_outcome", "v_dead_letter_summary")
 ALL_MODELS = ("resource_type:model", "resource_type:seed")
 DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring")
+
+
+def examples(few: int) -> int:
+    """How many a property test tries: few with every run of the tests, and ten times as
+    many, which are new ones, with `make test-slow`."""
+    return few if settings.default.derandomize else 10 * few
 
 
 def event(

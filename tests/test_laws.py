@@ -32,6 +32,7 @@ from builders import (
     as_line,
     assert_same_rows,
     assert_same_state,
+    examples,
     new_warehouse,
     ping,
     ping_v1,
@@ -387,7 +388,7 @@ def warehouse(folder: Path) -> Warehouse:
 # An example takes 6 s, so a failing one is not made smaller: the first row that differs
 # names its learner and class.
 @settings(
-    max_examples=3,
+    max_examples=examples(3),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

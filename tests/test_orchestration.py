@@ -140,6 +140,27 @@ def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
     assert "seconds" in again[dg.AssetKey(["signals", "class_signal"])]
 
 
+def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    from ingest.warehouse import open_for_writing, warehouse_path
+
+    run(defs, instance, "refresh")
+    with open_for_writing(warehouse_path()) as connection:
+        connection.execute(
+            "update projections.prj_video_progress "
+            "set max_position_sec = -1, load_id = 99"
+        )
+    write_lines(zone / "events" / "c.ndjson", [ping("e3", user="u2")])
+
+    result = run(defs, instance, "refresh")
+
+    assert not result.success
+    fresh = {key.path[-1] for key in materialized(result)}
+    assert {"prj_video_progress", "stg_event", "v_load_outcome"} <= fresh
+    assert not {"v_user_progress", "class_signal", "v_leaderboard"} & fresh
+
+
 def test_a_rebuild_run_gives_the_same_answer(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:

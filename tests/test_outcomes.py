@@ -20,6 +20,7 @@ from builders import (
     Line,
     Warehouse,
     as_line,
+    examples,
     new_warehouse,
     ping,
     ping_v1,
@@ -1318,7 +1319,7 @@ LINES = st.sampled_from([event_lines()] * 5 + [JUNK]).flatmap(lambda lines: line
 FILES = st.lists(st.lists(LINES, min_size=15, max_size=40), min_size=1, max_size=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(files=FILES)
 def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
     files: list[list[bytes]],
