@@ -1,0 +1,1 @@
+"""The event contracts, what is generated from them, and whether a line satisfies one."""

@@ -1,0 +1,1 @@
+"""From files to `raw`: lines, their outcomes, catalogue snapshots, dead letters."""

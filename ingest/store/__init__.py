@@ -1,0 +1,1 @@
+"""The one DuckDB file: how it is opened and written, and what `raw` holds."""

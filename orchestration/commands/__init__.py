@@ -1,0 +1,1 @@
+"""The `warehouse` command, one file a family of commands."""

@@ -1,0 +1,1 @@
+"""Running dbt, and what is remembered of a run."""

@@ -1,0 +1,1 @@
+"""Erasing learners, from every table, file and log."""

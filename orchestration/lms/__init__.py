@@ -1,0 +1,1 @@
+"""Our progress beside that of the LMS."""

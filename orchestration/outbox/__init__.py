@@ -1,0 +1,1 @@
+"""Signals for other systems: integration events, and their delivery."""

@@ -1,0 +1,1 @@
+"""Deriving again beside the live state: replay, the past, reconciliation."""

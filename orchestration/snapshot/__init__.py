@@ -1,0 +1,1 @@
+"""What readers get: the published snapshot, and sandboxes made of it."""

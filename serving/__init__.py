@@ -1,0 +1,1 @@
+"""Reading the published snapshot. Knows neither dbt nor Dagster."""
