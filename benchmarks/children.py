@@ -85,12 +85,12 @@ def land(files: list[str], warehouse: str, profiled: bool = False) -> Answer:
     # They are imported by the first load of a process, not by each.
     import pyarrow.compute  # noqa: F401
 
-    from ingest import landing
+    from ingest.landing import event_files
 
     answer: Answer = {}
     paths = [Path(file) for file in files]
     with _sampled(answer) if profiled else contextlib.nullcontext(), _clock(answer):
-        result = landing.land(paths, Path(warehouse))
+        result = event_files.land(paths, Path(warehouse))
     totals = result.totals()
     if totals["files_failed"]:
         raise RuntimeError(str(result.failures))
@@ -136,7 +136,7 @@ def hash_file(file: str) -> Answer:
 
 def place(warehouse: str) -> Answer:
     """The last load before the newest: from where a merge has to begin."""
-    from ingest.warehouse import open_for_reading
+    from ingest.store.database import open_for_reading
 
     with open_for_reading(Path(warehouse)) as connection:
         [[newest]] = connection.execute("select max(load_id) from raw.load").fetchall()
@@ -160,7 +160,7 @@ class Statement:
 
 def capture(warehouse: str, statements: str) -> Answer:
     """Refreshes, and writes down all SQL that dbt sends meanwhile."""
-    from orchestration.transform import derive
+    from orchestration.derive.dbt_runner import derive
 
     sent: list[Statement] = []
     with _watched_sql(sent.append):

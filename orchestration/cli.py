@@ -17,14 +17,16 @@ import duckdb
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ingest import catalogue as catalogues
-from ingest import contracts, dead_letters, demo, landing, versions, warehouse
-from ingest.dead_letters import Selection
-from ingest.warehouse import WarehouseError
-from orchestration import collect_commands, integration_events, lms_commands
-from orchestration.integration_events import Format
-from orchestration.reader_commands import commands as reader_commands
-from orchestration.terminal import (
+from ingest import demo
+from ingest.contracts import events, versions
+from ingest.landing import catalogue as catalogues
+from ingest.landing import dead_letters, event_files
+from ingest.landing.dead_letters import Selection
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.commands import collect, lms
+from orchestration.commands.readers import commands as reader_commands
+from orchestration.commands.terminal import (
     AsJson,
     cell,
     errors,
@@ -33,6 +35,8 @@ from orchestration.terminal import (
     print_table,
     short_path,
 )
+from orchestration.outbox import integration_events
+from orchestration.outbox.integration_events import Format
 
 app = typer.Typer(
     name="warehouse",
@@ -49,8 +53,8 @@ dead_letters_app = typer.Typer(
 )
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(reader_commands)
-collect_commands.add_to(app)
-app.add_typer(lms_commands.app)
+collect.add_to(app)
+app.add_typer(lms.app)
 
 
 # What DuckDB raises where a write or, for want of it, a commit fails.
@@ -110,9 +114,9 @@ def land(
     as_json: AsJson = False,
 ) -> None:
     """Land event files or folders of them."""
-    files = landing.event_files(paths)
+    files = event_files.event_files(paths)
     with _progress(len(files)) as advance:
-        result = landing.land(files, warehouse.warehouse_path(), on_lines=advance)
+        result = event_files.land(files, database.warehouse_path(), on_lines=advance)
     if as_json:
         print_json(result.as_json())
     else:
@@ -146,7 +150,7 @@ def catalogue(
     """Land a catalogue snapshot, or each one in a folder."""
     time = catalogues.parse_effective_from(effective_from) if effective_from else None
     loads = [
-        catalogues.land_catalogue(file, warehouse.warehouse_path(), effective_from=time)
+        catalogues.land_catalogue(file, database.warehouse_path(), effective_from=time)
         for file in catalogues.snapshot_files(path)
     ]
     if as_json:
@@ -184,9 +188,9 @@ def rebuild(as_json: AsJson = False) -> None:
 @app.command()
 def check(as_json: AsJson = False) -> None:
     """Run every data test, those that scan the whole history too."""
-    from orchestration import transform
+    from orchestration.derive import dbt_runner
 
-    checked = transform.check(warehouse.warehouse_path())
+    checked = dbt_runner.check(database.warehouse_path())
     _report(checked, checked.as_json() if as_json else None)
 
 
@@ -249,7 +253,7 @@ def replay_command(
     Everything, or what --user, --class, --course, --from and --to choose together. Only
     --apply and --undo change anything.
     """
-    from orchestration.replay import Scope
+    from orchestration.shadow.replay import Scope
 
     def moment(text: str | None, option: str) -> datetime | None:
         return catalogues.parse_effective_from(text, option) if text else None
@@ -279,10 +283,10 @@ def replay_command(
 
 
 def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
-    from orchestration import difference
-    from orchestration.replay import replay
+    from orchestration.shadow import difference
+    from orchestration.shadow.replay import replay
 
-    found = replay(warehouse.warehouse_path(), scope, apply=apply, examples=examples)
+    found = replay(database.warehouse_path(), scope, apply=apply, examples=examples)
     if as_json:
         print_json(found.as_json())
         return
@@ -310,9 +314,9 @@ def _replay(scope: Any, apply: bool, examples: int, as_json: bool) -> None:
 
 
 def _undo(as_json: bool) -> None:
-    from orchestration.swap import undo
+    from orchestration.shadow.swap import undo
 
-    undone = undo(warehouse.warehouse_path())
+    undone = undo(database.warehouse_path())
     if as_json:
         print_json(undone.as_json())
         return
@@ -327,11 +331,11 @@ def _undo(as_json: bool) -> None:
 def _as_of(
     moment: datetime, scope: Any, rows: int, out: Path | None, as_json: bool
 ) -> None:
-    from orchestration import difference
-    from orchestration.as_of import as_of
+    from orchestration.shadow import difference
+    from orchestration.shadow.as_of import as_of
 
     known = as_of(
-        warehouse.warehouse_path(),
+        database.warehouse_path(),
         moment,
         users=scope.users,
         classes=scope.classes,
@@ -365,7 +369,7 @@ def _as_of(
 def _refresh(*, rebuild: bool, as_json: bool) -> None:
     from orchestration.refresh import refresh
 
-    result = refresh(warehouse.warehouse_path(), rebuild=rebuild)
+    result = refresh(database.warehouse_path(), rebuild=rebuild)
     _report(result.derivation, result.as_json() if as_json else None)
     if result.snapshot and not as_json:
         done = "published" if result.snapshot.is_new else "as published"
@@ -429,11 +433,11 @@ def publish(
 
     With --format xapi as statements, POSTs to LMS_XAPI_URL.
     """
-    from orchestration import publish as publishing
+    from orchestration.outbox import publish as publishing
 
     if (target is None) != (next_sequence is None):
         raise typer.BadParameter("--target and --from go together")
-    path, settings = warehouse.warehouse_path(), publishing.Settings.from_environment()
+    path, settings = database.warehouse_path(), publishing.Settings.from_environment()
     if target is not None and next_sequence is not None:
         moved = publishing.move(path, settings, target, next_sequence)
         result = publishing.Publication(0, (moved,))
@@ -487,15 +491,15 @@ def erase_command(
     on, and counted. The dead letters and the outbox are part of it; files that are not
     the warehouse's are listed, for their owners to delete.
     """
-    from ingest import collector
-    from orchestration import erase
+    from ingest.collector import app
+    from orchestration.erasure import erase
 
     users = [*(user or ()), *(erase.read_users_file(users_file) if users_file else ())]
-    collectors = [path for path in [collector.spool_path()] if path.is_dir()]
+    collectors = [path for path in [app.spool_path()] if path.is_dir()]
     if not users:
         raise typer.BadParameter("give --user or --users-file")
     result = erase.erase(
-        warehouse.warehouse_path(),
+        database.warehouse_path(),
         users,
         erase.Places.from_environment(spool or collectors),
         reason=reason,
@@ -533,7 +537,7 @@ def status(as_json: AsJson = False) -> None:
     """Show loads, the newest event, dead letters, and how far each model is behind."""
     from orchestration.status import read_status
 
-    state = read_status(warehouse.warehouse_path())
+    state = read_status(database.warehouse_path())
     if as_json:
         print_json(state.as_json())
         return
@@ -580,7 +584,7 @@ def show_contracts(
         else:
             output.print("\n".join(changed) or "nothing changed", markup=False)
         return
-    usage = versions.usage(warehouse.warehouse_path())
+    usage = versions.usage(database.warehouse_path())
     if as_json:
         print_json([version.as_json() for version in usage])
         return
@@ -603,11 +607,11 @@ def show_contracts(
 
 def _write_contracts() -> list[str]:
     """Writes the files that are not as the contracts want them, and returns those."""
-    from orchestration.transform import DBT_PROJECT
+    from orchestration.derive.dbt_runner import DBT_PROJECT
 
     files = {
         **versions.new_states(),
-        **contracts.generated_files(DBT_PROJECT),
+        **events.generated_files(DBT_PROJECT),
         **integration_events.generated_files(),
     }
     changed = []
@@ -631,9 +635,9 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Prove that all that is derived agrees with raw. Exit code 1 if it does not."""
-    from orchestration.reconcile import reconcile as prove
+    from orchestration.shadow.reconcile import reconcile as prove
 
-    result = prove(warehouse.warehouse_path(), repair=repair, examples=examples)
+    result = prove(database.warehouse_path(), repair=repair, examples=examples)
     if as_json:
         print_json(result.as_json())
     else:
@@ -734,9 +738,7 @@ def list_dead_letters(
 ) -> None:
     """List dead letters: where each came from and why it was not accepted."""
     selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
-    found = dead_letters.list_letters(
-        warehouse.warehouse_path(), selection, limit=limit
-    )
+    found = dead_letters.list_letters(database.warehouse_path(), selection, limit=limit)
     if as_json:
         letters = [letter.as_json(with_line=False) for letter in found.letters]
         print_json({"total": found.total, "letters": letters})
@@ -762,7 +764,7 @@ def show_dead_letter(
 ) -> None:
     """Show one line that is or was a dead letter, and what was done about it."""
     history = dead_letters.show(
-        warehouse.warehouse_path(), dead_letters.parse_letter_id(letter_id)
+        database.warehouse_path(), dead_letters.parse_letter_id(letter_id)
     )
     if as_json:
         print_json(history.as_json())
@@ -802,7 +804,7 @@ def export_dead_letters(
 ) -> None:
     """Write lines to a file as they came, to mend them and send them as new ones."""
     result = dead_letters.export(
-        warehouse.warehouse_path(),
+        database.warehouse_path(),
         file,
         _selection(ids, reasons, load_ids, types, older_than, newer_than),
         with_reasons=with_reasons,
@@ -831,7 +833,7 @@ def retry_dead_letters(
     """Send dead letters through today's contracts again, as a load of its own."""
     selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
     _check_chosen(selection, everything)
-    result = dead_letters.retry(warehouse.warehouse_path(), selection, dry_run=dry_run)
+    result = dead_letters.retry(database.warehouse_path(), selection, dry_run=dry_run)
     if as_json:
         print_json(vars(result))
     else:
@@ -896,7 +898,7 @@ def discard_dead_letters(
     selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
     _check_chosen(selection, everything)
     count = dead_letters.discard(
-        warehouse.warehouse_path(),
+        database.warehouse_path(),
         selection,
         by=_this_user() if by is None else by,
         why=why,

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from ingest import landing_zone, warehouse
-from ingest.warehouse import WarehouseLocked
-from orchestration.assets import derived_assets, landing_files, raw_tables
-from orchestration.lms_jobs import import_lms_job
-from orchestration.publish import RECEIVERS_VARIABLE, Settings
-from orchestration.publish_assets import deliveries, integration_events
-from orchestration.reconcile_checks import reconcile_checks, reconciliation
-from orchestration.replay_jobs import as_of_job, replay_job
-from orchestration.snapshot_assets import published_snapshot
+from ingest.landing import zone
+from ingest.store import database
+from ingest.store.database import WarehouseLocked
+from orchestration.defs.derived import derived_assets, landing_files, raw_tables
+from orchestration.defs.lms import import_lms_job
+from orchestration.defs.outbox import deliveries, integration_events
+from orchestration.defs.reconcile import reconcile_checks, reconciliation
+from orchestration.defs.replay import as_of_job, replay_job
+from orchestration.defs.snapshot import published_snapshot
+from orchestration.outbox.publish import RECEIVERS_VARIABLE, Settings
 
 # A run makes a million objects that live as long as it does: looking through them for
 # cycles after every 700 is a twentieth of it.
@@ -152,14 +153,14 @@ def landing_zone_sensor(
     Its cursor names the last state of the folder it has answered to, so that a file
     that cannot be landed does not start a run at each tick.
     """
-    files = landing_zone.files_in(warehouse.landing_zone_path())
+    files = zone.files_in(database.landing_zone_path())
     listing = _listing(files)
     if listing == context.cursor:
         return dg.SkipReason("nothing has changed in the landing zone")
     if _is_under_way(context.instance):
         return dg.SkipReason("a refresh is queued or running; looking again after it")
     try:
-        pending = landing_zone.pending(files, warehouse.warehouse_path(), wait_sec=2)
+        pending = zone.pending(files, database.warehouse_path(), wait_sec=2)
     except WarehouseLocked:
         return dg.SkipReason("the warehouse is being written; looking again later")
     if not pending:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration import snapshot, transform
-from orchestration.snapshot import Snapshot
-from orchestration.transform import Derivation
+from orchestration.derive import dbt_runner
+from orchestration.derive.dbt_runner import Derivation
+from orchestration.snapshot import snapshot
+from orchestration.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,6 @@ def refresh(warehouse_path: Path, *, rebuild: bool = False) -> Refresh:
     A model or a test that fails is in the result, and then nothing is published. Raises
     `WarehouseError` when it cannot run at all.
     """
-    derivation = transform.derive(warehouse_path, rebuild=rebuild, if_needed=True)
+    derivation = dbt_runner.derive(warehouse_path, rebuild=rebuild, if_needed=True)
     published = snapshot.publish(warehouse_path) if derivation.succeeded else None
     return Refresh(derivation, published)

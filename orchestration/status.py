@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
+from ingest.store import database
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _plain(value: object) -> object:
 
 def read_status(warehouse_path: Path) -> Status:
     """Reads everything at one moment. Raises `WarehouseError` if there is none."""
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with database.open_for_reading(warehouse_path) as connection:
         loads = connection.execute(
             """
             select

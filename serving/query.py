@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 from rich.console import Console
 
-from ingest.warehouse import WarehouseError
-from orchestration import snapshot
-from orchestration.terminal import print_table
+from ingest.store.database import WarehouseError
+from orchestration.commands.terminal import print_table
+from orchestration.snapshot import snapshot
 
 _RELATIONS = """
 select schema_name || '.' || table_name as name from duckdb_tables()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from builders import Warehouse
+from tests.support.builders import Warehouse
 
 # With every run the same examples, so that a failure is the change's; new ones with
 # `make test-slow`.
@@ -15,9 +15,9 @@ settings.load_profile("fixed")
 # What takes longest starts first; the tests of a file run one after the other.
 # Two that wait a lot for other processes leave the others room.
 LONGEST_FIRST = (
-    *("test_orchestration", "test_replay", "test_snapshot", "test_interruptions"),
-    *("test_laws", "test_collector", "test_erase", "test_outcomes", "test_reconcile"),
-    *("test_benchmarks", "test_sandbox", "test_cli", "test_compare_lms"),
+    *("test_defs", "test_replay", "test_snapshot", "test_interruptions"),
+    *("test_laws", "test_collector", "test_erasure", "test_outcomes", "test_reconcile"),
+    *("test_benchmarks", "test_sandbox", "test_commands", "test_compare"),
 )
 
 

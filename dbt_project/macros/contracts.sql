@@ -1,4 +1,4 @@
-{#- Generated from ingest/contracts.py by `warehouse contracts --write`. -#}
+{#- Generated from ingest/contracts by `warehouse contracts --write`. -#}
 {% macro event_contracts() %}
     {% do return({
         'QUIZ_SUBMIT': {

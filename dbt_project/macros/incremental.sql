@@ -27,7 +27,7 @@ the old one.
     );
     -- The columns that a row is known by.
     alter table staging.consumed_load add column if not exists row_key varchar;
-    -- What a refresh that succeeded remembers: orchestration/bookkeeping.py.
+    -- What a refresh that succeeded remembers: orchestration/derive/bookkeeping.py.
     create table if not exists staging.checked_load (
         model varchar not null,
         load_id bigint not null,

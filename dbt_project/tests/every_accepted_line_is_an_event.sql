@@ -7,7 +7,7 @@
 -- another number of events than lines it says it accepted (an event was lost, or landed
 -- outside of a load), or, for a file, another number of dead letters than lines it says
 -- it did not accept. Those that were retried away or discarded on purpose are on
--- record, and counted. `ingest/conservation.py` says the same of single loads.
+-- record, and counted. `ingest/store/conservation.py` says the same of single loads.
 with
 
 events as (

@@ -20,18 +20,25 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from ingest import lines, quiz_register, request_body, tally, tokens, validation
-from ingest.collector_api import OPENAPI_TALLY, describe, events_operation, ok_operation
-from ingest.collector_metrics import Metrics, Observed, note
-from ingest.contracts import LARGEST_LINE_BYTES, contracts
-from ingest.group_commit import GroupCommit
-from ingest.limits import Limits
-from ingest.producer import SpoolError
-from ingest.request_body import MOST_EVENTS, Refused
-from ingest.tokens import Token
-from ingest.validation import Event, Rejection
-from ingest.warehouse import landing_zone_path, utc_now
-from ingest.watched_file import WatchedFile
+from ingest.collector import request_body, tokens
+from ingest.collector.limits import Limits
+from ingest.collector.metrics import Metrics, Observed, note
+from ingest.collector.openapi import (
+    OPENAPI_TALLY,
+    describe,
+    events_operation,
+    ok_operation,
+)
+from ingest.collector.request_body import MOST_EVENTS, Refused
+from ingest.collector.tokens import Token
+from ingest.collector.watched_file import WatchedFile
+from ingest.contracts import validation
+from ingest.contracts.events import LARGEST_LINE_BYTES, contracts
+from ingest.contracts.validation import Event, Rejection
+from ingest.landing import lines, quiz_register, tally
+from ingest.spool.group_commit import GroupCommit
+from ingest.spool.writer import SpoolError
+from ingest.store.database import landing_zone_path, utc_now
 
 SLOWEST_COMMIT_SEC = 8  # Tally gives up after 10
 RETRY_AFTER_SEC = 5

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingest.group_commit import SpoolState
+from ingest.spool.group_commit import SpoolState
 
 PATHS = ("/v1/events", "/v1/tally", "/health", "/ready", "/metrics", "/docs")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ingest.contracts import contract_name, contracts, json_schema
-from ingest.request_body import LARGEST_BODY_BYTES, MOST_EVENTS
+from ingest.collector.request_body import LARGEST_BODY_BYTES, MOST_EVENTS
+from ingest.contracts.events import contract_name, contracts, json_schema
 
 _JSON = "application/json"
 

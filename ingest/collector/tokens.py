@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from ingest.contracts import event_types
-from ingest.warehouse import WarehouseError, sync_folder, warehouse_path
+from ingest.contracts.events import event_types
+from ingest.store.database import WarehouseError, sync_folder, warehouse_path
 
 TOKEN_PREFIX = "lmsw_"
 DEFAULT_RATE = 1000.0

@@ -1,8 +1,8 @@
 """The event contracts: one class per (type, version), and nothing else says its rules.
 
-From these classes come the checks that run (`ingest.validation`), the reasons in dead
-letters, what producers call (`ingest.producer`), the JSON Schemas and the AsyncAPI
-document for other languages (`ingest/schemas/`) and the macro with which dbt reads
+From these classes come the checks that run (`ingest.contracts.validation`), the reasons
+in dead letters, what producers call (`ingest.producer`), the JSON Schemas and the
+AsyncAPI document for other languages (`schemas/` here) and the macro with which dbt reads
 every version in one shape (`dbt_project/macros/contracts.sql`). To add a version or a
 type: write its class here, add a fixture under `tests/fixtures/contracts/`, run
 `warehouse contracts --write`; docs/versions.md walks through it.
@@ -372,7 +372,7 @@ def dbt_macro() -> str:
     and `columns`, for each column the version's field for it, as SQL.
     """
     lines = [
-        "{#- Generated from ingest/contracts.py by `warehouse contracts --write`. -#}",
+        "{#- Generated from ingest/contracts by `warehouse contracts --write`. -#}",
         "{% macro event_contracts() %}",
         "    {% do return({",
     ]

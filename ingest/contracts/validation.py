@@ -2,8 +2,8 @@
 
 `read_lines_sql` accepts, over a whole chunk inside DuckDB, only lines that are valid
 beyond doubt. Every other line goes through `examine`, which decides exactly and names
-the reason. Both are made from the classes in `ingest.contracts`; a property test holds
-that a line which the first accepts is read the same by the second.
+the reason. Both are made from the classes in `ingest.contracts.events`; a property test
+holds that a line which the first accepts is read the same by the second.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ingest.contracts import (
+from ingest.contracts.events import (
     LARGEST_CLOCK_LEAD,
     OLDEST_OCCURRED_AT,
     Contract,

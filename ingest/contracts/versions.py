@@ -1,6 +1,6 @@
 """What was published of each contract, whether today's keeps it, and what was seen.
 
-`ingest/schemas/published/<type>_v<version>/<n>.json` are the rules under which a
+`ingest/contracts/schemas/published/<type>_v<version>/<n>.json` are the rules under which a
 version was published: the first state, and one more for each change that broke nobody.
 Files are only ever added there; one that is changed or deleted takes a promise back.
 """
@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ingest import warehouse
-from ingest.contracts import (
+from ingest.contracts.events import (
     SCHEMA_FOLDER,
     Contract,
     as_json_file,
@@ -24,7 +23,8 @@ from ingest.contracts import (
     schema_file_name,
     status,
 )
-from ingest.warehouse import WarehouseError
+from ingest.store import database
+from ingest.store.database import WarehouseError
 
 PUBLISHED_FOLDER = SCHEMA_FOLDER / "published"
 
@@ -209,7 +209,7 @@ def usage(warehouse_path: Path) -> list[Usage]:
     """
     seen: dict[tuple[str, int], tuple[int, datetime | None]] | None = None
     if warehouse_path.exists():
-        with warehouse.open_for_reading(warehouse_path) as connection:
+        with database.open_for_reading(warehouse_path) as connection:
             rows = connection.execute(
                 """
                 select type, schema_version, count(*), max(received_at)

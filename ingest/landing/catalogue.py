@@ -9,8 +9,10 @@ from pathlib import Path
 
 import duckdb
 
-from ingest import lines, validation, warehouse
-from ingest.warehouse import WarehouseError
+from ingest.contracts import validation
+from ingest.landing import lines
+from ingest.store import database
+from ingest.store.database import WarehouseError
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
 _LARGEST_POSITION = 2**31 - 1
@@ -170,7 +172,7 @@ def land_catalogue(
     """
     started = time.perf_counter()
     rows = read_snapshot(path)
-    received_at = received_at or warehouse.utc_now()
+    received_at = received_at or database.utc_now()
     given = effective_from or effective_from_of(path)
     file_sha256 = lines.sha256_of(path)
     load = CatalogueLoad(
@@ -181,15 +183,15 @@ def land_catalogue(
         classes=len(rows),
         courses=len({row.course_id for row in rows}),
     )
-    with warehouse.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path) as connection:
         known = _known_load(connection, file_sha256, given)
         if known is not None:
             return replace(load, load_id=known, known=True)
-        load = replace(load, load_id=warehouse.next_load_id(connection))
+        load = replace(load, load_id=database.next_load_id(connection))
         connection.execute("begin")
         try:
             _insert(connection, rows, load.load_id, load.effective_from)
-            warehouse.record_load(
+            database.record_load(
                 connection,
                 load.load_id,
                 "catalogue",

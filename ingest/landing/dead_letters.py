@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 
 import duckdb
 
-from ingest import lines, warehouse
-from ingest.judgement import CONFLICT, ChunkTable, as_columns, judge
-from ingest.warehouse import WarehouseError
+from ingest.landing import lines
+from ingest.landing.outcomes import CONFLICT, ChunkTable, as_columns, judge
+from ingest.store import database
+from ingest.store.database import WarehouseError
 
 # What stands for the file of a load that is a retry.
 RETRY_SOURCE = "dead letters"
@@ -269,7 +270,7 @@ def list_letters(
 ) -> Listing:
     """Dead letters in the order in which they came."""
     condition, parameters = _condition(selection, now)
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with database.open_for_reading(warehouse_path) as connection:
         [[total]] = connection.execute(
             f"select count(*) from raw.dead_letter where {condition}", parameters
         ).fetchall()
@@ -290,7 +291,7 @@ def show(warehouse_path: Path, letter_id: LetterId) -> History:
     """All about one line that is or was a dead letter. Raises `WarehouseError`."""
     here = "load_id = $load_id and line_number = $line_number"
     parameters = asdict(letter_id)
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with database.open_for_reading(warehouse_path) as connection:
         dead = connection.execute(
             f"select {_LETTER} from raw.dead_letter where {here}", parameters
         ).fetchall()
@@ -346,7 +347,7 @@ def export(
     written = truncated = 0
     with (
         _new_file(file) as target,
-        warehouse.open_for_reading(warehouse_path) as connection,
+        database.open_for_reading(warehouse_path) as connection,
     ):
         result = connection.execute(
             f"""
@@ -393,7 +394,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def _condition(
     selection: Selection | None, now: datetime | None
 ) -> tuple[str, dict[str, Any]]:
-    return (selection or Selection()).condition(now or warehouse.utc_now())
+    return (selection or Selection()).condition(now or database.utc_now())
 
 
 # --- retry and discard ---------------------------------------------------------------
@@ -417,13 +418,13 @@ def retry(
     changed nothing.
     """
     started = time.perf_counter()
-    now = now or warehouse.utc_now()
-    with warehouse.open_for_writing(warehouse_path) as connection:
+    now = now or database.utc_now()
+    with database.open_for_writing(warehouse_path) as connection:
         table = ChunkTable(connection)
         connection.execute("begin")
         try:
             truncated = _choose(connection, selection, now, batch_bytes)
-            load_id = warehouse.next_load_id(connection)
+            load_id = database.next_load_id(connection)
             batches = connection.execute(
                 "select distinct batch from chosen order by batch"
             ).fetchall()
@@ -661,7 +662,7 @@ def _record(
     [[sha256]] = connection.execute(
         "select sha256(string_agg(line_sha256, '' order by ordinal)) from chosen"
     ).fetchall()
-    warehouse.record_load(
+    database.record_load(
         connection,
         load_id,
         "retry",
@@ -691,9 +692,9 @@ def discard(
     for name, value in (("by", by), ("why", why)):
         if not value.strip():
             raise WarehouseError(f"--{name}: say {'who' if name == 'by' else 'why'}")
-    now = now or warehouse.utc_now()
+    now = now or database.utc_now()
     condition, parameters = _condition(selection, now)
-    with warehouse.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path) as connection:
         connection.execute("begin")
         try:
             _check_that_all_are_there(connection, selection)

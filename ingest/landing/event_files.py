@@ -11,10 +11,11 @@ from typing import Any
 
 import duckdb
 
-from ingest import lines, warehouse
-from ingest.judgement import CONFLICT, ChunkTable, DeadLine, as_columns, judge
-from ingest.lines import Chunk
-from ingest.warehouse import WarehouseError
+from ingest.landing import lines
+from ingest.landing.lines import Chunk
+from ingest.landing.outcomes import CONFLICT, ChunkTable, DeadLine, as_columns, judge
+from ingest.store import database
+from ingest.store.database import WarehouseError
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def land(
     after each chunk how many lines of a file were taken. Raises `WarehouseError` when
     the warehouse itself cannot be written.
     """
-    with warehouse.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path) as connection:
         # Every row carries its file and line: their order in the table says nothing.
         connection.execute("set preserve_insertion_order = false")
         # A chunk's size is unknown to DuckDB: joins are made as they are written.
@@ -137,7 +138,7 @@ def land(
                 connection,
                 table,
                 file,
-                received_at or warehouse.utc_now(),
+                received_at or database.utc_now(),
                 chunk_bytes,
                 lambda count, file=file: on_lines(file, count),  # type: ignore[misc]
             )
@@ -207,7 +208,7 @@ class _Landing:
         self._file = file
         self._received_at = received_at
         self._started = started
-        self._load_id = warehouse.next_load_id(connection)
+        self._load_id = database.next_load_id(connection)
         self._lines_read = 0
         self._duplicates = 0
         self._erased = 0
@@ -225,7 +226,7 @@ class _Landing:
         refused = conflicts + rejected + self._erased
         accepted = self._lines_read - self._duplicates - refused
         seconds = time.perf_counter() - self._started
-        warehouse.record_load(
+        database.record_load(
             self._connection,
             self._load_id,
             "events",

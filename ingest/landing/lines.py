@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ingest.contracts import LARGEST_LINE_BYTES
-from ingest.validation import Rejection
+from ingest.contracts.events import LARGEST_LINE_BYTES
+from ingest.contracts.validation import Rejection
 
 if TYPE_CHECKING:
     import pyarrow as pa

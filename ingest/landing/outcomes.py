@@ -11,9 +11,11 @@ from typing import Any
 
 import duckdb
 
-from ingest import lines, tally, tombstones, validation
-from ingest.lines import BadLine, Chunk
-from ingest.validation import Event, Rejection
+from ingest.contracts import validation
+from ingest.contracts.validation import Event, Rejection
+from ingest.landing import lines, tally
+from ingest.landing.lines import BadLine, Chunk
+from ingest.store import tombstones
 
 _BATCH_LINES = 20_480
 

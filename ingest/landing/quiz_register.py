@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from ingest.warehouse import WarehouseError, landing_zone_path
+from ingest.store.database import WarehouseError, landing_zone_path
 
 REGISTER_VARIABLE = "LMS_QUIZ_REGISTER"
 COLUMNS = (

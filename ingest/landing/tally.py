@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingest import quiz_register
-from ingest.contracts import QuizSubmitV1
-from ingest.quiz_register import Quiz, QuizRegister
-from ingest.validation import Rejection, parse_json
-from ingest.warehouse import WarehouseError
+from ingest.contracts.events import QuizSubmitV1
+from ingest.contracts.validation import Rejection, parse_json
+from ingest.landing import quiz_register
+from ingest.landing.quiz_register import Quiz, QuizRegister
+from ingest.store.database import WarehouseError
 
 # The type of a line that holds a submission. No contract has it.
 LINE_TYPE = "TALLY_SUBMISSION"

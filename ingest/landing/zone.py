@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest import catalogue, landing, lines, warehouse
-from ingest.catalogue import CatalogueLoad
-from ingest.landing import Landing
-from ingest.warehouse import WarehouseError
+from ingest.landing import catalogue, event_files, lines
+from ingest.landing.catalogue import CatalogueLoad
+from ingest.landing.event_files import Landing
+from ingest.store import database
+from ingest.store.database import WarehouseError
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def pending(
     """
     if not warehouse_path.exists():
         return list(files)
-    with warehouse.open_for_reading(warehouse_path, wait_sec=wait_sec) as connection:
+    with database.open_for_reading(warehouse_path, wait_sec=wait_sec) as connection:
         loads = connection.execute(
             "select kind, file, file_bytes, file_mtime_ns, file_sha256 from raw.load"
         ).fetchall()
@@ -94,7 +95,7 @@ def land_zone(zone: Path, warehouse_path: Path) -> ZoneLanding:
 
     Raises `WarehouseError` when the warehouse itself cannot be written.
     """
-    with warehouse.open_for_writing(warehouse_path):
+    with database.open_for_writing(warehouse_path):
         pass
     to_take = pending(files_in(zone), warehouse_path)
     snapshots, failures = [], []
@@ -107,6 +108,6 @@ def land_zone(zone: Path, warehouse_path: Path) -> ZoneLanding:
     events = [file for file in to_take if file.suffix != ".csv"]
     return ZoneLanding(
         tuple(snapshots),
-        landing.land(events, warehouse_path) if events else Landing(()),
+        event_files.land(events, warehouse_path) if events else Landing(()),
         tuple(failures),
     )

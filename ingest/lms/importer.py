@@ -25,21 +25,14 @@ from typing import Any, NamedTuple
 import duckdb
 import msgspec
 
-from ingest import (
-    catalogue,
-    contracts,
-    landing,
-    lines,
-    lms_export,
-    quiz_register,
-    tombstones,
-    warehouse,
-)
-from ingest.catalogue import CatalogueClass, CatalogueLoad
-from ingest.landing import Load
-from ingest.lms_export import CLASSES, COURSES, EVENTS, Export
-from ingest.quiz_register import QuizRegister
-from ingest.warehouse import WarehouseError
+from ingest.contracts.events import event_types
+from ingest.landing import catalogue, event_files, lines, quiz_register
+from ingest.landing.catalogue import CatalogueClass, CatalogueLoad
+from ingest.landing.event_files import Load
+from ingest.landing.quiz_register import QuizRegister
+from ingest.lms.export import CLASSES, COURSES, EVENTS, Export, open_export
+from ingest.store import database, tombstones
+from ingest.store.database import WarehouseError
 
 # In each line that comes from an export, beside the fields of the envelope.
 SOURCE = "lms_event"
@@ -436,8 +429,8 @@ def import_lms(
     when it is run again. Raises `WarehouseError`.
     """
     started = time.perf_counter()
-    received_at = received_at or warehouse.utc_now()
-    with lms_export.open_export(path) as export:
+    received_at = received_at or database.utc_now()
+    with open_export(path) as export:
         export.require(EVENTS, _EVENT_COLUMNS)
         by_id = classes(export)
         snapshot, failed = _land_catalogue(
@@ -451,7 +444,7 @@ def import_lms(
         courses = _count(export, COURSES)
     load = None
     if file:
-        [load] = landing.land([file], warehouse_path, received_at=received_at).loads
+        [load] = event_files.land([file], warehouse_path, received_at=received_at).loads
     return Import(
         file=str(path),
         events=new.events,
@@ -529,7 +522,7 @@ def _hand_over(unfinished: Path, export: Path, suffix: str) -> Path:
         digest = lines.sha256_of(unfinished)[:12]
     finished = unfinished.with_name(f"{_stem(export)}-{digest}{suffix}")
     unfinished.replace(finished)
-    warehouse.sync_folder(finished.parent)
+    database.sync_folder(finished.parent)
     return finished
 
 
@@ -557,7 +550,7 @@ class _Sifting:
         rows = events(self._export)
         try:
             with (
-                warehouse.open_for_writing(self._warehouse_path) as connection,
+                database.open_for_writing(self._warehouse_path) as connection,
                 unfinished.open("w", encoding="utf-8") as file,
             ):
                 connection.execute("begin")
@@ -590,7 +583,7 @@ class _Sifting:
             left = [row for row in batch if _key(row.user_id) not in erased]
             self.erased += len(batch) - len(left)
             batch = left
-        types = frozenset(contracts.event_types())
+        types = frozenset(event_types())
         # No type at all is a fault, for the contracts to find.
         others = [row for row in batch if row.type is not None]
         others = [row for row in others if row.type not in types]

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ingest.producer import SpoolError, SpoolFull
-from ingest.spool_file import UNFINISHED, SpoolFile, recover
+from ingest.spool.file import UNFINISHED, SpoolFile, recover
+from ingest.spool.writer import SpoolError, SpoolFull
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from typing import Self
 
 import msgspec
 
-from ingest.contracts import LARGEST_LINE_BYTES, Envelope, Payload, contracts
-from ingest.spool_file import UNFINISHED, SpoolFile, recover
-from ingest.validation import Rejection, examine_value
+from ingest.contracts.events import LARGEST_LINE_BYTES, Envelope, Payload, contracts
+from ingest.contracts.validation import Rejection, examine_value
+from ingest.spool.file import UNFINISHED, SpoolFile, recover
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def new_event(
     contract = type(payload)
     name = contract.__name__
     if contract not in contracts().values():
-        raise ValueError(f"payload: {name} is no contract; see ingest.contracts")
+        raise ValueError(f"payload: {name} is no contract; see ingest.contracts.events")
     if not isinstance(occurred_at, datetime) or occurred_at.utcoffset() is None:
         raise ValueError(f"{name}: occurred_at: needs a datetime with a time zone")
     try:

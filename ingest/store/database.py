@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import tenacity
 
-from ingest import contracts
+from ingest.contracts import events
 
 DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
 DEFAULT_LANDING_ZONE = Path("data/landing")
@@ -490,7 +490,7 @@ def record_load(
         "received_at": received_at,
         "seconds": seconds,
         "loader_version": version("lms-warehouse"),
-        "contracts_digest": contracts.digest(),
+        "contracts_digest": events.digest(),
     }
     columns = ", ".join(row)
     values = ", ".join(f"${name}" for name in row)

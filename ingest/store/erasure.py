@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ingest.tombstones import learners_of
+from ingest.store.tombstones import learners_of
 
 _LETTER_TABLES = ("raw.dead_letter", "raw.discarded_letter")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.warehouse import WarehouseError
+from ingest.store.database import WarehouseError
 
 KEY_VARIABLE = "LMS_ERASURE_KEY"
 SHORTEST_KEY = 32

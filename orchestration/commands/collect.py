@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ingest import quiz_register, tokens
-from ingest.contracts import event_types
-from ingest.tokens import DEFAULT_RATE, Token
-from ingest.warehouse import WarehouseError
-from orchestration.terminal import AsJson, output, print_json
+from ingest.collector import tokens
+from ingest.collector.tokens import DEFAULT_RATE, Token
+from ingest.contracts.events import event_types
+from ingest.landing import quiz_register
+from ingest.store.database import WarehouseError
+from orchestration.commands.terminal import AsJson, output, print_json
 
 tokens_app = typer.Typer(
     help="Who may send to the collector: make tokens, list them, end them.",
@@ -46,15 +47,15 @@ def collect(
     import structlog
     import uvicorn
 
-    from ingest import collector
-    from ingest.collector_metrics import Metrics, set_up_logs
-    from ingest.group_commit import GroupCommit
-    from ingest.producer import SpoolError
+    from ingest.collector.app import make_app, settings_from_environment
+    from ingest.collector.metrics import Metrics, set_up_logs
+    from ingest.spool.group_commit import GroupCommit
+    from ingest.spool.writer import SpoolError
 
     set_up_logs()
     log = structlog.get_logger("collector")
     try:
-        settings = collector.settings_from_environment(
+        settings = settings_from_environment(
             max_bytes=int(max_mb * 1024 * 1024), max_age_sec=max_age_sec
         )
         listener = _listen(host, port)
@@ -67,10 +68,10 @@ def collect(
             observe_sync=metrics.observe_sync,
         ) as spool:
             metrics.watch_spool(spool.state)
-            app = collector.make_app(settings, spool, metrics)
+            served = make_app(settings, spool, metrics)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    app,
+                    served,
                     loop="uvloop",
                     http="httptools",
                     ws="none",

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingest import warehouse
-from ingest.lms_import import Import, import_lms
-from orchestration.terminal import AsJson, errors, output, print_json, print_table
+from ingest.lms.importer import Import, import_lms
+from ingest.store import database
+from orchestration.commands.terminal import (
+    AsJson,
+    errors,
+    output,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
-    from orchestration.compare_lms import LmsComparison
+    from orchestration.lms.compare import LmsComparison
 
 app = typer.Typer()
 
@@ -26,7 +32,7 @@ File = Annotated[
 @app.command("import-lms")
 def import_command(file: File, as_json: AsJson = False) -> None:
     """Import what is new of an LMS export: its events and its catalogue."""
-    result = import_lms(file, warehouse.warehouse_path(), warehouse.landing_zone_path())
+    result = import_lms(file, database.warehouse_path(), database.landing_zone_path())
     if as_json:
         print_json(result.as_json())
     else:
@@ -94,9 +100,9 @@ def compare_command(
 
     Exit code 1 if a difference is left unexplained.
     """
-    from orchestration.compare_lms import compare_lms, write_csv
+    from orchestration.lms.compare import compare_lms, write_csv
 
-    found = compare_lms(file, warehouse.warehouse_path())
+    found = compare_lms(file, database.warehouse_path())
     if csv:
         write_csv(found, csv)
     if as_json:

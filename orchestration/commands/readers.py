@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ingest import warehouse
-from orchestration.terminal import (
+from ingest.store import database
+from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
@@ -32,13 +32,14 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Ask the published snapshot a question in SQL."""
-    from orchestration import reading, snapshot
+    from orchestration.snapshot import snapshot
+    from serving import query
 
-    path = warehouse.warehouse_path()
+    path = database.warehouse_path()
     with (
-        warehouse.open_for_reading(path) if live else snapshot.opened(path)
+        database.open_for_reading(path) if live else snapshot.opened(path)
     ) as connection:
-        answer = reading.ask(connection, sql)
+        answer = query.ask(connection, sql)
     if as_json:
         print_json(answer.as_json())
     else:
@@ -52,9 +53,9 @@ def shell() -> None:
     A question ends with a semicolon. `.tables` lists what there is, `.describe TABLE`
     its columns, `.quit` ends. Questions may come from a pipe, too.
     """
-    from orchestration import reading
+    from serving import query
 
-    if not reading.shell(warehouse.warehouse_path(), output, errors):
+    if not query.shell(database.warehouse_path(), output, errors):
         raise typer.Exit(1)
 
 
@@ -76,9 +77,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a table of the published snapshot into a file."""
-    from orchestration import reading
+    from serving import query
 
-    written = reading.export(warehouse.warehouse_path(), table, form, path)
+    written = query.export(database.warehouse_path(), table, form, path)
     if as_json:
         print_json(written.as_json())
     else:
@@ -98,9 +99,9 @@ def sandbox(
     as_json: AsJson = False,
 ) -> None:
     """Make a private copy of what is published, to try an edit in."""
-    from orchestration import sandbox as sandboxes
+    from orchestration.snapshot import sandbox as sandboxes
 
-    path = warehouse.warehouse_path()
+    path = database.warehouse_path()
     if name is None:
         found = sandboxes.sandboxes(path)
         if as_json:
@@ -145,11 +146,11 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what edits to the project change in a sandbox, against what is published."""
-    from orchestration import difference
-    from orchestration import sandbox as sandboxes
+    from orchestration.shadow import difference
+    from orchestration.snapshot import sandbox as sandboxes
 
     found = sandboxes.diff(
-        warehouse.warehouse_path(), name, build=build, examples=examples
+        database.warehouse_path(), name, build=build, examples=examples
     )
     if as_json:
         print_json(found.as_json())

@@ -18,11 +18,12 @@ from dagster_dbt import (
     dbt_assets,
 )
 
-from ingest import landing_zone, warehouse
-from ingest.conservation import broken_loads
-from ingest.warehouse import WarehouseError, WarehouseLocked
-from orchestration import transform
-from orchestration.transform import Derivation, Node
+from ingest.landing import zone
+from ingest.store import database
+from ingest.store.conservation import broken_loads
+from ingest.store.database import WarehouseError, WarehouseLocked
+from orchestration.derive import dbt_runner
+from orchestration.derive.dbt_runner import Derivation, Node
 
 POOL = "duckdb"
 SAMPLE_ROWS = 5
@@ -91,13 +92,13 @@ def relation_metadata(
 )
 def landing_files() -> Iterator[dg.MaterializeResult[None]]:
     """Lists what is in the landing zone; nothing is moved or changed."""
-    files = landing_zone.files_in(warehouse.landing_zone_path())
+    files = zone.files_in(database.landing_zone_path())
     for key in (EVENTS, CATALOGUE):
         mine = [file for file in files if (file.suffix == ".csv") == (key == CATALOGUE)]
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={
-                "folder": dg.MetadataValue.path(str(warehouse.landing_zone_path())),
+                "folder": dg.MetadataValue.path(str(database.landing_zone_path())),
                 "files": len(mine),
                 "bytes": sum(file.stat().st_size for file in mine),
             },
@@ -151,10 +152,10 @@ def raw_tables(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Takes every file of the landing zone that is still to be taken."""
-    path = warehouse.warehouse_path()
+    path = database.warehouse_path()
     with explained():
-        result = landing_zone.land_zone(warehouse.landing_zone_path(), path)
-        with warehouse.open_for_reading(path) as connection:
+        result = zone.land_zone(database.landing_zone_path(), path)
+        with database.open_for_reading(path) as connection:
             described = {
                 table: relation_metadata(connection, f"raw.{table}")
                 for table in RAW_TABLES
@@ -232,7 +233,7 @@ class DeriveConfig(dg.Config):
 
 
 @dbt_assets(
-    manifest=transform.manifest_path(),
+    manifest=dbt_runner.manifest_path(),
     dagster_dbt_translator=LayerTranslator(),
     name="derive",
     pool=POOL,
@@ -245,18 +246,18 @@ def derived_assets(
     Runs the function that `warehouse refresh` and `warehouse rebuild` run. When only
     checks are selected, every data test runs, those over the whole history too.
     """
-    path = warehouse.warehouse_path()
+    path = database.warehouse_path()
     selected = [_model_of(key) for key in context.selected_asset_keys]
     everything = len(selected) == len(derived_assets.keys)
     with explained():
         if selected:
-            derivation = transform.derive(
+            derivation = dbt_runner.derive(
                 path, rebuild=config.rebuild, select=() if everything else selected
             )
         else:
-            derivation = transform.check(path)
+            derivation = dbt_runner.check(path)
         # dbt has let the file go: what was built is counted in one opening of it.
-        with warehouse.open_for_reading(path) as connection:
+        with database.open_for_reading(path) as connection:
             events = list(_events(context, derivation, connection))
     yield from events
     if not derivation.succeeded:

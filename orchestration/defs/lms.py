@@ -8,10 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from ingest import warehouse
-from ingest.lms_import import import_lms
-from ingest.warehouse import WarehouseError, WarehouseLocked
-from orchestration.assets import POOL, RETRY_WAIT_SEC
+from ingest.lms.importer import import_lms
+from ingest.store import database
+from ingest.store.database import WarehouseError, WarehouseLocked
+from orchestration.defs.derived import POOL, RETRY_WAIT_SEC
 
 
 @dg.op(
@@ -30,8 +30,8 @@ def import_lms_op(context: dg.OpExecutionContext) -> None:
     try:
         result = import_lms(
             Path(context.op_config["file"]),
-            warehouse.warehouse_path(),
-            warehouse.landing_zone_path(),
+            database.warehouse_path(),
+            database.landing_zone_path(),
         )
     except WarehouseLocked as error:
         raise dg.RetryRequested(

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ingest import warehouse
-from orchestration import publish
-from orchestration.assets import POOL, explained, sample_table
-from orchestration.integration_events import Format
-from orchestration.publish import Delivery, Settings
+from ingest.store import database
+from orchestration.defs.derived import POOL, explained, sample_table
+from orchestration.outbox import publish
+from orchestration.outbox.integration_events import Format
+from orchestration.outbox.publish import Delivery, Settings
 
 INTEGRATION_EVENT = dg.AssetKey(["outbox", "integration_event"])
 DELIVERY = dg.AssetKey(["outbox", "delivery"])
@@ -54,7 +54,7 @@ def integration_events() -> dg.MaterializeResult[None]:
     with explained():
         settings = Settings.from_environment()
         result = publish.publish_files(
-            warehouse.warehouse_path(), settings, forms_in_use(settings)
+            database.warehouse_path(), settings, forms_in_use(settings)
         )
     fail_for(result.deliveries)
     return dg.MaterializeResult(
@@ -88,7 +88,7 @@ def deliveries() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
     with explained():
         settings = Settings.from_environment()
         results = publish.publish_posts(
-            warehouse.warehouse_path(), settings, forms_in_use(settings)
+            database.warehouse_path(), settings, forms_in_use(settings)
         )
     behind = sum(delivery.behind for delivery in results)
     yield dg.AssetCheckResult(

@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from ingest import warehouse
-from orchestration.assets import LOAD, POOL, derived_assets, explained
-from orchestration.reconcile import Reconciliation, reconcile
+from ingest.store import database
+from orchestration.defs.derived import LOAD, POOL, derived_assets, explained
+from orchestration.shadow.reconcile import Reconciliation, reconcile
 
 CHECK = "agrees_with_raw"
 COMPARED = (LOAD, *sorted(derived_assets.keys))
@@ -72,7 +72,7 @@ def reconcile_checks(
         context.log.info("not compared with raw: the job `reconcile` does that for all")
         return
     with explained():
-        found = reconcile(warehouse.warehouse_path(), repair=config.repair)
+        found = reconcile(database.warehouse_path(), repair=config.repair)
     for note in (*found.notes, *(f"repaired: {line}" for line in found.repaired)):
         context.log.info(note)
     yield dg.AssetCheckResult(

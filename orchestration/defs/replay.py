@@ -8,13 +8,13 @@ from typing import Any
 
 import dagster as dg
 
-from ingest import warehouse
-from ingest.catalogue import parse_effective_from
-from orchestration import difference
-from orchestration.as_of import as_of
-from orchestration.assets import POOL, explained, sample_table
-from orchestration.replay import Replay, Scope, replay
-from orchestration.swap import Undone, undo
+from ingest.landing.catalogue import parse_effective_from
+from ingest.store import database
+from orchestration.defs.derived import POOL, explained, sample_table
+from orchestration.shadow import difference
+from orchestration.shadow.as_of import as_of
+from orchestration.shadow.replay import Replay, Scope, replay
+from orchestration.shadow.swap import Undone, undo
 
 _TIME = "2026-10-01 or 2026-10-01T08:00:00Z; empty for none."
 
@@ -52,7 +52,7 @@ def _moment(text: str, option: str) -> datetime | None:
 def replay_op(context: dg.OpExecutionContext) -> None:
     """Derives again beside the live state, shows what differs, and perhaps swaps."""
     config: dict[str, Any] = context.op_config
-    path = warehouse.warehouse_path()
+    path = database.warehouse_path()
     found: Replay | Undone
     with explained():
         if config["undo"]:
@@ -122,7 +122,7 @@ def as_of_op(context: dg.OpExecutionContext) -> None:
     config: dict[str, Any] = context.op_config
     with explained():
         known = as_of(
-            warehouse.warehouse_path(),
+            database.warehouse_path(),
             parse_effective_from(config["moment"], "moment"),
             users=config["user"],
             classes=config["class"],

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from ingest import warehouse
-from orchestration import snapshot
-from orchestration.assets import POOL, derived_assets, explained
+from ingest.store import database
+from orchestration.defs.derived import POOL, derived_assets, explained
+from orchestration.snapshot import snapshot
 
 SNAPSHOT = dg.AssetKey(["published", "snapshot"])
 
@@ -25,7 +25,7 @@ def published_snapshot() -> dg.MaterializeResult[None]:
     Published after a refresh that succeeded; after one that failed the last one stays.
     """
     with explained():
-        published = snapshot.publish(warehouse.warehouse_path())
+        published = snapshot.publish(database.warehouse_path())
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(published.path),

@@ -18,11 +18,11 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import bookkeeping
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive import bookkeeping
 
-DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
+DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
 
 # The tests that scan the whole history.
 FULL_SCAN_TESTS = "tag:full_scan"
@@ -129,7 +129,7 @@ def derive(
     project = bookkeeping.project_fingerprint(_project_files())
     views_stand = False
     if everything:
-        with warehouse.open_for_writing(warehouse_path) as connection:
+        with database.open_for_writing(warehouse_path) as connection:
             if rebuild:
                 bookkeeping.forget_checks(connection)
             elif if_needed and bookkeeping.is_up_to_date(connection, project):
@@ -148,7 +148,7 @@ def derive(
     # What was edited while it ran may be in it or not: the next run makes it all.
     is_what_ran = project == bookkeeping.project_fingerprint(_project_files())
     if everything and derivation.succeeded and is_what_ran:
-        with warehouse.open_for_writing(warehouse_path) as connection:
+        with database.open_for_writing(warehouse_path) as connection:
             bookkeeping.remember_success(connection, project)
     return replace(
         derivation,
@@ -160,7 +160,7 @@ def derive(
 def _with_keys(warehouse_path: Path, node: Node) -> Node:
     if not node.failed or node.resource_type != "model":
         return node
-    from orchestration import failing_keys
+    from orchestration.derive import failing_keys
 
     try:
         keys = failing_keys.find(warehouse_path, node.compiled_code, node.message)
@@ -234,7 +234,7 @@ def derive_shadow(
             arguments += [option, *selectors]
     if now is not None:
         given["now"] = str(now)
-    with warehouse.open_for_reading(warehouse_path):
+    with database.open_for_reading(warehouse_path):
         pass  # waits for the lock, as dbt does not for what it attaches
     started = time.perf_counter()
     results = _invoke(
@@ -340,7 +340,7 @@ def _run(
 ) -> Derivation:
     # Opening the file makes `raw` where there is none, waits for the lock, and says
     # in one line what is wrong with a file that cannot be used.
-    with warehouse.open_for_writing(warehouse_path):
+    with database.open_for_writing(warehouse_path):
         pass
     if select:
         arguments = [*arguments, "--select", *select]
@@ -371,7 +371,7 @@ def manifest_path() -> Path:
     path = target_folder() / "manifest.json"
     newest = max(file.stat().st_mtime for file in _project_files())
     if not path.exists() or path.stat().st_mtime < newest:
-        _invoke(["parse"], warehouse.warehouse_path())
+        _invoke(["parse"], database.warehouse_path())
         path.touch()
     return path
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from orchestration import shadow
-from orchestration.shadow import LIVE
+from orchestration.shadow import shadow
+from orchestration.shadow.shadow import LIVE
 
 # Errors over a value; a full disk or wrong SQL is no key's fault.
 _OVER_A_VALUE = ("Conversion Error", "Invalid Input Error", "Out of Range Error")

@@ -28,12 +28,14 @@ from typing import Any
 
 import duckdb
 
-from ingest import erasure, tombstones, warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import publish, sandbox, shadow, snapshot
-from orchestration.erase_logs import Names, erase_logs
-from orchestration.integration_events import FORMATS
-from orchestration.swap import PREVIOUS
+from ingest.store import database, erasure, tombstones
+from ingest.store.database import WarehouseError
+from orchestration.erasure.logs import Names, erase_logs
+from orchestration.outbox import publish
+from orchestration.outbox.integration_events import FORMATS
+from orchestration.shadow import shadow
+from orchestration.shadow.swap import PREVIOUS
+from orchestration.snapshot import sandbox, snapshot
 
 # What `previous.replay` says a replay was of, once one of its learners is erased.
 ERASED_SCOPE = "learners of whom some are erased"
@@ -87,7 +89,7 @@ class Places:
             outbox=publish.outbox_path(),
             spools=tuple(spools),
             logs=Path(dagster).resolve() if dagster else None,
-            of_others=(warehouse.landing_zone_path(),),
+            of_others=(database.landing_zone_path(),),
         )
 
 
@@ -115,7 +117,7 @@ def erase(
     # Nobody writes to the outbox what was read of it before.
     with contextlib.ExitStack() as stack:
         if dry_run:
-            with warehouse.open_for_reading(warehouse_path) as connection:
+            with database.open_for_reading(warehouse_path) as connection:
                 found = _look(connection, user_ids, dry_run=True)
         else:
             for outbox in outboxes:
@@ -130,10 +132,10 @@ def erase(
     erased_logs = erase_logs(places.logs, names, dry_run=dry_run) if places.logs else {}
     if not dry_run:
         shadow.remove_left_behind(warehouse_path)
-        warehouse.rewrite(warehouse_path)
+        database.rewrite(warehouse_path)
         sandbox.remove_all(warehouse_path)
         snapshot.publish_again(warehouse_path, start_over=True)
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with database.open_for_reading(warehouse_path) as connection:
         landed = connection.execute("select distinct file from raw.load").fetchall()
     own = {Path(name) for name in (*erased_lines, *in_use)}
     logs = [places.logs] if places.logs and not dry_run else []
@@ -188,12 +190,12 @@ def _check(user_ids: Sequence[str], reason: str, places: Places) -> None:
 def _erase_rows(
     warehouse_path: Path, user_ids: Sequence[str], reason: str, now: datetime | None
 ) -> Erasure:
-    with warehouse.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path) as connection:
         new = tombstones.put(
             connection,
             user_ids,
             reason=reason.strip(),
-            erased_at=now or warehouse.utc_now(),
+            erased_at=now or database.utc_now(),
         )
         connection.execute("begin")
         try:
@@ -339,7 +341,7 @@ def _erase_lines(
             publish.write_durably(path, b"".join(kept))
         else:
             path.unlink()
-            warehouse.sync_folder(path.parent)
+            database.sync_folder(path.parent)
     return gone
 
 

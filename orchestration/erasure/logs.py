@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest import lines, warehouse
-from orchestration import publish
+from ingest.landing import lines
+from ingest.store import database
+from orchestration.outbox import publish
 
 _SCANNED_BYTES = 16 * 1024 * 1024
 
@@ -127,7 +128,7 @@ def _opened(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{file.absolute().as_uri()}?mode=rw",
         uri=True,
-        timeout=warehouse.lock_wait_sec(),
+        timeout=database.lock_wait_sec(),
         isolation_level=None,
     )
     connection.execute("pragma secure_delete = on")

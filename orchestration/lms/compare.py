@@ -23,9 +23,10 @@ from typing import Any
 
 import duckdb
 
-from ingest import lms_export, quiz_register, tombstones, validation, warehouse
-from ingest.lms_export import PROGRESS, Export
-from ingest.lms_import import (
+from ingest.contracts import validation
+from ingest.landing import quiz_register
+from ingest.lms.export import PROGRESS, Export, open_export
+from ingest.lms.importer import (
     SOURCE,
     Classes,
     LmsEvent,
@@ -34,9 +35,10 @@ from ingest.lms_import import (
     in_utc,
     payload_of,
 )
-from ingest.warehouse import WarehouseError
-from orchestration import lms_rules
-from orchestration.lms_rules import (
+from ingest.store import database, tombstones
+from ingest.store.database import WarehouseError
+from orchestration.lms import rules
+from orchestration.lms.rules import (
     COLUMNS,
     MEANINGS,
     QUIZ,
@@ -138,8 +140,8 @@ def compare_lms(path: Path, warehouse_path: Path) -> LmsComparison:
     """
     started = time.perf_counter()
     with (
-        lms_export.open_export(path) as export,
-        warehouse.open_for_reading(warehouse_path) as connection,
+        open_export(path) as export,
+        database.open_for_reading(warehouse_path) as connection,
     ):
         if not export.has(PROGRESS):
             raise WarehouseError(
@@ -595,7 +597,7 @@ class _Row:
         theirs."""
         ids = self._ids_of
         facts = self._facts(history, tuple(cause for cause in causes if cause in ids))
-        return lms_rules.value(column, facts, causes, self._ours)
+        return rules.value(column, facts, causes, self._ours)
 
     def _facts(self, history: _History, causes: tuple[Cause, ...]) -> Sequence[Fact]:
         """Our events, for these causes with what only they have, or otherwise."""
@@ -617,7 +619,7 @@ class _Row:
     def _changed(self, column: str, history: _History) -> str | None:
         """The proof that the row was changed without an event."""
         known = list({**self._pair.landed, **self._elsewhere}.values())
-        if proof := lms_rules.no_event_says(column, self._theirs, known):
+        if proof := rules.no_event_says(column, self._theirs, known):
             return proof
         updated_at = _moment(in_utc(self._pair.updated_at))
         arrived = [
@@ -631,7 +633,7 @@ class _Row:
         group = VIDEO if column in VIDEO else QUIZ
         if column not in group:
             return None
-        if after := lms_rules.starts_anew(group, self._theirs, history.facts):
+        if after := rules.starts_anew(group, self._theirs, history.facts):
             last = history.facts[after - 1].event_id
             return f"set back after {last}: the rest makes what they have"
         return None

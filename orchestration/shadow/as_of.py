@@ -9,9 +9,9 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from orchestration import shadow
-from orchestration.shadow import LIVE
+from ingest.store import database
+from orchestration.shadow import shadow
+from orchestration.shadow.shadow import LIVE
 
 # Each answer, and the order of its rows.
 ANSWERS = {
@@ -82,7 +82,7 @@ def as_of(
             return f"load_id in (select load_id from {LIVE}.raw.load where {received})"
         return "true"
 
-    with warehouse.open_for_reading(warehouse_path):
+    with database.open_for_reading(warehouse_path):
         pass  # says what is wrong with the file
     with shadow.folder(warehouse_path) as folder:
         path = folder / warehouse_path.name

@@ -6,8 +6,8 @@ from typing import Any
 
 import duckdb
 
-from orchestration.shadow import LIVE
-from orchestration.transform import Relation
+from orchestration.derive.dbt_runner import Relation
+from orchestration.shadow.shadow import LIVE
 
 # The database that a connection of `shadow.opened` is in.
 DERIVED = "current_database()"

@@ -16,11 +16,12 @@ from typing import Any
 
 import duckdb
 
-from ingest import conservation, warehouse
-from ingest.conservation import BrokenLoad, Totals
-from ingest.warehouse import WarehouseError
-from orchestration import shadow, snapshot
-from orchestration.difference import (
+from ingest.store import conservation, database
+from ingest.store.conservation import BrokenLoad, Totals
+from ingest.store.database import WarehouseError
+from orchestration.derive.dbt_runner import Relation
+from orchestration.shadow import shadow
+from orchestration.shadow.difference import (
     DERIVED,
     Difference,
     columns,
@@ -28,9 +29,9 @@ from orchestration.difference import (
     definition,
     quoted,
 )
-from orchestration.shadow import LIVE
-from orchestration.swap import changed_views
-from orchestration.transform import Relation
+from orchestration.shadow.shadow import LIVE
+from orchestration.shadow.swap import changed_views
+from orchestration.snapshot import snapshot
 
 # How often it begins again when others change what it looks at.
 ATTEMPTS = 3
@@ -254,7 +255,7 @@ def _reconcile(
     variables: Mapping[str, Any] | None,
 ) -> Reconciliation:
     for _ in range(ATTEMPTS):
-        with warehouse.open_for_reading(warehouse_path) as live:
+        with database.open_for_reading(warehouse_path) as live:
             before = _Live(live)
             found = before.look(examples)
         with shadow.folder(warehouse_path) as folder:
@@ -263,7 +264,7 @@ def _reconcile(
                 found = again.derive_and_compare(found)
             is_repair = repair and again.has_repairs
             opened = (
-                warehouse.open_for_writing if is_repair else warehouse.open_for_reading
+                database.open_for_writing if is_repair else database.open_for_reading
             )
             with opened(warehouse_path) as live:
                 if _Live(live) != before:
@@ -288,7 +289,7 @@ class _Live:
                 "from staging.consumed_load order by all"
             ).fetchall()
         self.places: dict[str, int] = {model: place for model, place, *_ in rows}
-        self.newest = warehouse.next_load_id(connection) - 1
+        self.newest = database.next_load_id(connection) - 1
         [[events]] = connection.execute(
             "select count(*) from raw.lms_event where load_id <= $1",
             [max(self.places.values(), default=0)],
@@ -542,7 +543,7 @@ class _Again:
             # Another state than the one that readers have.
             live.execute(
                 "update staging.consumed_load set consumed_at = $1",
-                [warehouse.utc_now()],
+                [database.utc_now()],
             )
             live.execute("commit")
         except BaseException:

@@ -1,7 +1,7 @@
 """Deriving again: what would change, the swap, and the way back.
 
-A replay derives in a shadow (orchestration/shadow.py) from the loads that the live
-state has taken in, compares the two and, on demand, swaps.
+A replay derives in a shadow (orchestration/shadow/shadow.py) from the loads that the
+live state has taken in, compares the two and, on demand, swaps.
 """
 
 import time
@@ -13,19 +13,20 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import shadow, snapshot
-from orchestration.as_of import ANSWERS
-from orchestration.difference import (
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive.dbt_runner import Relation
+from orchestration.shadow import shadow
+from orchestration.shadow.as_of import ANSWERS
+from orchestration.shadow.difference import (
     DERIVED,
     Difference,
     columns,
     compare,
 )
-from orchestration.shadow import LIVE, Shadow
-from orchestration.swap import LEARNERS, PREVIOUS, changed_views, state_of, swap
-from orchestration.transform import Relation
+from orchestration.shadow.shadow import LIVE, Shadow
+from orchestration.shadow.swap import LEARNERS, PREVIOUS, changed_views, state_of, swap
+from orchestration.snapshot import snapshot
 
 PROGRESS = "progress.v_user_progress"
 LEADERBOARD = "monitoring.v_leaderboard"
@@ -177,7 +178,7 @@ def _attempt(
         found = _compare(connection, plan, made, examples)
         if not apply or not _is_worth_a_swap(connection, plan, made, found):
             return found
-    with warehouse.open_for_writing(warehouse_path) as live:
+    with database.open_for_writing(warehouse_path) as live:
         if not _is_as_planned(live, plan):
             return None
         swap(live, made, str(scope), is_part=scope.is_part)
@@ -190,7 +191,7 @@ def _attempt(
 
 
 def _plan(warehouse_path: Path, scope: Scope) -> _Plan:
-    with warehouse.open_for_reading(warehouse_path) as live:
+    with database.open_for_reading(warehouse_path) as live:
         through_load = None
         if columns(live, "current_database()", _CONSUMED_LOAD):
             [[through_load]] = live.execute(

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import duckdb
 import tenacity
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError, WarehouseLocked
-from orchestration import transform
-from orchestration.transform import Relation
+from ingest.store import database
+from ingest.store.database import WarehouseError, WarehouseLocked
+from orchestration.derive import dbt_runner
+from orchestration.derive.dbt_runner import Relation
 
 Result = TypeVar("Result")
 
@@ -134,10 +134,10 @@ def derive(
     history aside. Raises `WarehouseError` when a model or a test fails.
     """
     # Sources are the warehouse's, cut: their tests say nothing about a shadow.
-    untested = ["resource_type:unit_test", transform.FULL_SCAN_TESTS, "source:*"]
+    untested = ["resource_type:unit_test", dbt_runner.FULL_SCAN_TESTS, "source:*"]
     derivation, relations = wait_for_lock(
         warehouse_path,
-        lambda: transform.derive_shadow(
+        lambda: dbt_runner.derive_shadow(
             path,
             warehouse_path,
             select=select,
@@ -168,7 +168,7 @@ def derive(
 
 def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
     """Calls it, and again while another process has the warehouse open for writing."""
-    wait_sec = warehouse.lock_wait_sec()
+    wait_sec = database.lock_wait_sec()
     attempt = tenacity.retry(
         retry=tenacity.retry_if_exception(_is_locked),
         wait=tenacity.wait_random(0.05, 0.3),

@@ -12,12 +12,13 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import shadow, snapshot
-from orchestration.difference import columns, definition, quoted
-from orchestration.shadow import SHADOW, Shadow
-from orchestration.transform import Relation
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive.dbt_runner import Relation
+from orchestration.shadow import shadow
+from orchestration.shadow.difference import columns, definition, quoted
+from orchestration.shadow.shadow import SHADOW, Shadow
+from orchestration.snapshot import snapshot
 
 PREVIOUS = "previous"
 
@@ -78,7 +79,7 @@ def swap(
             create table {PREVIOUS}.replay as
             select $1 as scope, $2 as is_part, $3::timestamp as applied_at
             """,
-            [scope, is_part, warehouse.utc_now()],
+            [scope, is_part, database.utc_now()],
         )
         live.execute(
             f"""
@@ -145,9 +146,9 @@ def undo(warehouse_path: Path) -> Undone:
     since. After one of a part it can until a refresh has taken in more, which the old
     rows would lack. Raises `WarehouseError` where it cannot.
     """
-    with warehouse.open_for_reading(warehouse_path):
+    with database.open_for_reading(warehouse_path):
         pass  # says if there is none; opening for writing would make one
-    with warehouse.open_for_writing(warehouse_path) as live, _transaction(live):
+    with database.open_for_writing(warehouse_path) as live, _transaction(live):
         if not columns(live, "current_database()", _REPLAY):
             raise WarehouseError(
                 f"{warehouse_path}: nothing to undo: nothing was applied, or that is "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from orchestration.bookkeeping import LAYERS, quoted_list
+from orchestration.derive.bookkeeping import LAYERS, quoted_list
 
 # Names in the connection that publishes.
 LIVE = "_live_"

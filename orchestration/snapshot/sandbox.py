@@ -21,12 +21,14 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import difference, shadow, snapshot, transform
-from orchestration.difference import Difference
-from orchestration.shadow import LIVE
-from orchestration.transform import Derivation, Relation
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive import dbt_runner
+from orchestration.derive.dbt_runner import Derivation, Relation
+from orchestration.shadow import difference, shadow
+from orchestration.shadow.difference import Difference
+from orchestration.shadow.shadow import LIVE
+from orchestration.snapshot import snapshot
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 
@@ -131,7 +133,7 @@ def diff(
     with _beside_published(path, warehouse_path) as connection:
         if build:
             _take_raw(connection)
-    derivation, project = transform.derive_sandbox(path, warehouse_path, build=build)
+    derivation, project = dbt_runner.derive_sandbox(path, warehouse_path, build=build)
     if derivation.failures:
         failures = (
             f"{node.name}: {' '.join((node.message or '').split())}"
@@ -224,7 +226,7 @@ def _complete_raw(connection: duckdb.DuckDBPyConnection) -> None:
     """Empty tables for what of `raw` is not published: dbt knows them as sources."""
     connection.execute("attach ':memory:' as empty_")
     connection.execute("use empty_")
-    connection.execute(warehouse.RAW_SCHEMA)
+    connection.execute(database.RAW_SCHEMA)
     own = connection.execute(
         "select database_name from duckdb_databases() "
         "where not internal and database_name != 'empty_'"

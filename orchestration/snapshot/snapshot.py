@@ -28,11 +28,11 @@ from typing import Any
 
 import duckdb
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import shadow
-from orchestration.bookkeeping import state_fingerprint
-from orchestration.snapshot_content import (
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive.bookkeeping import state_fingerprint
+from orchestration.shadow import shadow
+from orchestration.snapshot.content import (
     BEFORE,
     EVENT_COLUMNS,
     LIVE,
@@ -194,7 +194,7 @@ def _publish(
     before = None if start_over else _continued(connection, folder, load_id)
     if before is not None and before.state == state:
         return _described(folder, before.load_id, before.published_at, before.files)
-    published_at = warehouse.utc_now()
+    published_at = database.utc_now()
     if before is None:
         names = [path.name for path in folder.generations()]
         number = max((int(name.removeprefix("events-")) for name in names), default=0)
@@ -223,7 +223,7 @@ def _publish(
     link.unlink(missing_ok=True)
     link.symlink_to(path.relative_to(folder.current.parent))
     os.replace(link, folder.current)
-    warehouse.sync_folder(folder.current.parent)
+    database.sync_folder(folder.current.parent)
     _remove_old(folder, generation, keep=SNAPSHOTS_KEPT if before else 1)
     return _described(folder, load_id, published_at, files, events, is_new=True)
 
@@ -336,7 +336,7 @@ def _rename_durably(unfinished: Path, path: Path) -> None:
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
-    warehouse.sync_folder(path.parent)
+    database.sync_folder(path.parent)
 
 
 def _remove_old(folder: _Folder, generation: Path, *, keep: int) -> None:

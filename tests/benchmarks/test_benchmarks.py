@@ -13,7 +13,7 @@ import pytest
 from benchmarks import report
 from benchmarks.bench import BY_NAME
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 OF_A_SHELL = {"refresh_shell", "refresh_nothing", "refresh_job", "growth_shell"}
 

@@ -13,16 +13,16 @@ from urllib.parse import urlencode
 
 import pytest
 
-from browser import Page, chromium
-from builders import Class, Warehouse
-from collecting import LEARNER_SECRET, Service, service, wait_for
-from ingest import tokens
-from ingest.warehouse import utc_now
-from webm import video
+from ingest.collector import tokens
+from ingest.store.database import utc_now
+from tests.support.browser import Page, chromium
+from tests.support.builders import Class, Warehouse
+from tests.support.collecting import LEARNER_SECRET, Service, service, wait_for
+from tests.support.webm import video
 
 # With the other tests of real collectors: they share what their processes fork from.
 
-PLAYER = Path(__file__).parents[1] / "docs" / "examples" / "player"
+PLAYER = Path(__file__).parents[2] / "docs" / "examples" / "player"
 SECONDS = 40
 
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.demo import DemoSummary, write_demo_data
-from reference import Accepted, Event, Outcome, classify
+from tests.support.reference import Accepted, Event, Outcome, classify
 
 UNTIL = datetime(2026, 10, 23, tzinfo=UTC)
 

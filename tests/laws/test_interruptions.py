@@ -23,8 +23,14 @@ from unittest import mock
 
 import pandas as pd
 import pytest
+from test_laws import dense_log
+from test_snapshot import is_as_the_warehouse
 
-from builders import (
+from ingest.contracts.events import LARGEST_LINE_BYTES
+from ingest.landing import event_files
+from ingest.store.database import open_for_writing
+from orchestration.snapshot import snapshot
+from tests.support.builders import (
     RECEIVED_AT,
     Line,
     Warehouse,
@@ -35,13 +41,7 @@ from builders import (
     warehouse_again,
     write_lines,
 )
-from ingest import landing
-from ingest.contracts import LARGEST_LINE_BYTES
-from ingest.warehouse import open_for_writing
-from kills import KILLS, kill_again_until
-from orchestration import snapshot
-from test_laws import dense_log
-from test_snapshot import is_as_the_warehouse
+from tests.support.kills import KILLS, kill_again_until
 
 
 def run_and_tell(
@@ -102,7 +102,12 @@ def processes(_own_dbt_target: None) -> Processes:
     context = get_context("forkserver")
     context.set_forkserver_preload(
         [
-            *("pandas", "ingest.landing", "orchestration.transform", "dbt.cli.main"),
+            *(
+                "pandas",
+                "ingest.landing.event_files",
+                "orchestration.derive.dbt_runner",
+                "dbt.cli.main",
+            ),
             *("dbt.adapters.duckdb", "dbt.task.build", "dbt.parser.manifest"),
         ]
     )
@@ -117,7 +122,7 @@ def processes(_own_dbt_target: None) -> Processes:
 CHUNK_BYTES = LARGEST_LINE_BYTES + 4096
 
 
-def event_files(folder: Path) -> list[Path]:
+def mixed_event_files(folder: Path) -> list[Path]:
     """Three files of events, duplicates, conflicts and broken lines."""
     return [
         write_lines(
@@ -137,7 +142,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def land(files: list[Path], warehouse_path: Path) -> None:
-    landing.land(
+    event_files.land(
         files, warehouse_path, received_at=RECEIVED_AT, chunk_bytes=CHUNK_BYTES
     )
 
@@ -158,7 +163,7 @@ def landed(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
 def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
     tmp_path: Path, processes: Processes, kills: int
 ) -> None:
-    files = event_files(tmp_path)
+    files = mixed_event_files(tmp_path)
     unbroken = warehouse_in(tmp_path / "unbroken")
     cpu_seconds = processes.cpu_seconds(land, files, unbroken.path)
     expected = landed(unbroken)
@@ -206,14 +211,14 @@ def kill_this_process(*_: Any, **__: Any) -> None:
 
 
 def land_and_die_after_a_chunk(file: Path, warehouse_path: Path) -> None:
-    landing.land(
+    event_files.land(
         [file], warehouse_path, chunk_bytes=CHUNK_BYTES, on_lines=kill_this_process
     )
 
 
 def land_and_die_when_all_is_counted(file: Path, warehouse_path: Path) -> None:
-    with mock.patch("ingest.warehouse.record_load", kill_this_process):
-        landing.land([file], warehouse_path, chunk_bytes=CHUNK_BYTES)
+    with mock.patch("ingest.store.database.record_load", kill_this_process):
+        event_files.land([file], warehouse_path, chunk_bytes=CHUNK_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +227,7 @@ def land_and_die_when_all_is_counted(file: Path, warehouse_path: Path) -> None:
 def test_a_land_killed_in_the_middle_of_a_file_leaves_nothing_of_it(
     tmp_path: Path, processes: Processes, land_and_die: Callable[[Path, Path], None]
 ) -> None:
-    [file, *_] = event_files(tmp_path)
+    [file, *_] = mixed_event_files(tmp_path)
     warehouse = warehouse_in(tmp_path / "killed")
     process = processes.start(land_and_die, file, warehouse.path)
     process.join()

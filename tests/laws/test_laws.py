@@ -18,11 +18,12 @@ from random import Random
 from typing import Any
 
 import pytest
+import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-import reference
-from builders import (
+from orchestration.derive.dbt_runner import check
+from tests.support.builders import (
     NOW,
     RECEIVED_AT,
     Class,
@@ -39,7 +40,6 @@ from builders import (
     quiz,
     warehouse_again,
 )
-from orchestration.transform import check
 
 # --------------------------------------------------------------------------------------
 # Logs

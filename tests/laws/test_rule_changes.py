@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import Warehouse, ping
-from orchestration import transform
+from orchestration.derive import dbt_runner
+from tests.support.builders import Warehouse, ping
 
 
 @pytest.fixture
@@ -14,9 +14,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the dbt project, to be edited."""
     project = tmp_path / "dbt_project"
     shutil.copytree(
-        transform.DBT_PROJECT, project, ignore=shutil.ignore_patterns("target", "logs")
+        dbt_runner.DBT_PROJECT, project, ignore=shutil.ignore_patterns("target", "logs")
     )
-    monkeypatch.setattr(transform, "DBT_PROJECT", project)
+    monkeypatch.setattr(dbt_runner, "DBT_PROJECT", project)
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
     return project
 
@@ -76,7 +76,7 @@ def test_a_run_without_rows_makes_nothing_count_twice(warehouse: Warehouse) -> N
     warehouse.land([ping("e1"), ping("e2")])
     warehouse.refresh()
 
-    transform._invoke(["run", "--empty"], warehouse.path)
+    dbt_runner._invoke(["run", "--empty"], warehouse.path)
     warehouse.refresh()
 
     counted = "select sum(event_count) from projections.prj_class_activity"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 DBT_PROJECT = PROJECT / "dbt_project"
 LAYERS = ("staging", "projections", "signals", "progress", "monitoring")
 
 
 @pytest.fixture(scope="session")
 def manifest(_own_dbt_target: None) -> dict[str, Any]:
-    from orchestration.transform import manifest_path
+    from orchestration.derive.dbt_runner import manifest_path
 
     return dict(json.loads(manifest_path().read_text()))
 
@@ -42,8 +42,8 @@ def test_every_model_seed_and_column_is_described(manifest: dict[str, Any]) -> N
 def test_every_column_that_is_built_is_documented(
     manifest: dict[str, Any], tmp_path: Path
 ) -> None:
-    from ingest.warehouse import open_for_reading
-    from orchestration.transform import derive
+    from ingest.store.database import open_for_reading
+    from orchestration.derive.dbt_runner import derive
 
     path = tmp_path / "warehouse.duckdb"
     assert derive(path).succeeded
@@ -99,7 +99,7 @@ def test_public_models_have_enforced_contracts_and_readers(
 
 
 def test_dbts_own_unit_tests_pass(tmp_path: Path) -> None:
-    from orchestration.transform import derive, unit_test
+    from orchestration.derive.dbt_runner import derive, unit_test
 
     path = tmp_path / "warehouse.duckdb"
     assert derive(path).succeeded
@@ -132,7 +132,7 @@ def test_yaml_uses_the_current_keys() -> None:
 
 def test_ingest_imports_neither_dagster_nor_dbt() -> None:
     script = (
-        "import sys, ingest.landing_zone, ingest.dead_letters, ingest.demo;"
+        "import sys, ingest.landing.zone, ingest.landing.dead_letters, ingest.demo;"
         "print([m for m in sys.modules if m.split('.')[0] in ('dagster', 'dbt')])"
     )
     out = subprocess.run(

@@ -21,11 +21,11 @@ import duckdb
 import pandas as pd
 from hypothesis import settings
 
-from ingest import catalogue, landing
-from ingest.catalogue import CatalogueLoad
-from ingest.landing import Landing, Load
-from ingest.lines import CHUNK_BYTES
-from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
+from ingest.landing import catalogue, event_files
+from ingest.landing.catalogue import CatalogueLoad
+from ingest.landing.event_files import Landing, Load
+from ingest.landing.lines import CHUNK_BYTES
+from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
 
 Json = dict[str, Any]
 Line = Json | bytes
@@ -172,7 +172,7 @@ class Warehouse:
         received_at: datetime = RECEIVED_AT,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> Landing:
-        return landing.land(
+        return event_files.land(
             files, self.path, received_at=received_at, chunk_bytes=chunk_bytes
         )
 
@@ -213,7 +213,7 @@ class Warehouse:
         select: Sequence[str] = ALL_MODELS,
         **variables: Any,
     ) -> Any:
-        from orchestration.transform import derive
+        from orchestration.derive.dbt_runner import derive
 
         given = {"now": NOW, **variables}
         is_all = select == ALL_MODELS
@@ -233,9 +233,9 @@ class Warehouse:
 
     def _makes(self, variables: Json) -> tuple[Any, ...] | None:
         """What views and seeds are, and are made from; None if one is not there."""
-        from orchestration import bookkeeping, transform
+        from orchestration.derive import bookkeeping, dbt_runner
 
-        project = bookkeeping.project_fingerprint(transform._project_files())
+        project = bookkeeping.project_fingerprint(dbt_runner._project_files())
         try:
             with open_for_reading(self.path) as connection:
                 [[name]] = connection.execute("select current_database()").fetchall()

@@ -19,13 +19,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from builders import Json, Warehouse
-from ingest import tokens
-from ingest.collector import Settings, make_app
-from ingest.collector_metrics import Metrics
-from ingest.group_commit import GroupCommit
-from ingest.warehouse import utc_now
-from orchestration import collect_commands
+from ingest.collector import tokens
+from ingest.collector.app import Settings, make_app
+from ingest.collector.metrics import Metrics
+from ingest.spool.group_commit import GroupCommit
+from ingest.store.database import utc_now
+from orchestration.commands import collect
+from tests.support.builders import Json, Warehouse
 
 TALLY_SECRET = "the webhook's signing secret"
 LEARNER_SECRET = "what the LMS signs its learners' tokens with"
@@ -264,8 +264,8 @@ def _context() -> ForkServerContext:
     # Not this module: what forks does not find the folder of the tests.
     context.set_forkserver_preload(
         [
-            *("pandas", "ingest.collector", "ingest.landing", "jwt"),
-            *("orchestration.collect_commands", "uvloop"),
+            *("pandas", "ingest.collector.app", "ingest.landing.event_files", "jwt"),
+            *("orchestration.commands.collect", "uvloop"),
             *("uvicorn", "uvicorn.protocols.http.httptools_impl"),
         ]
     )
@@ -280,7 +280,7 @@ def _collect(
         os.dup2(errors.fileno(), 2)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    collect_commands.collect(host="127.0.0.1", port=0, **options)
+    collect.collect(host="127.0.0.1", port=0, **options)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import (
+from tests.support.reference import (
     MAX_LINE_BYTES,
     Accepted,
     CatalogueRow,

@@ -24,8 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from builders import Json, Warehouse, event, ping, quiz, without
-from collecting import (
+from ingest.collector import request_body, tokens
+from ingest.collector.limits import Limits
+from ingest.collector.request_body import LARGEST_BODY_BYTES
+from ingest.store.database import WarehouseError
+from orchestration.cli import app
+from tests.support.builders import Json, Warehouse, event, ping, quiz, without
+from tests.support.collecting import (
     LEARNER_SECRET,
     Answer,
     Collecting,
@@ -36,11 +41,6 @@ from collecting import (
     service,
     wait_for,
 )
-from ingest import landing_zone, request_body, tokens
-from ingest.limits import Limits
-from ingest.request_body import LARGEST_BODY_BYTES
-from ingest.warehouse import WarehouseError
-from orchestration.cli import app
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
@@ -248,7 +248,7 @@ def test_too_many_events_and_too_many_bytes_are_413(collector: Collecting) -> No
 def test_a_body_that_never_ends_is_408(
     collector: Collecting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.request_body.SLOWEST_BODY_SEC", 0.1)
+    monkeypatch.setattr("ingest.collector.request_body.SLOWEST_BODY_SEC", 0.1)
     call = call_app(
         collector.app,
         "POST",
@@ -571,7 +571,7 @@ def test_a_disk_that_hangs_is_503(
     go_on = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _descriptor: go_on.wait(30))
-        patch.setattr("ingest.collector.SLOWEST_COMMIT_SEC", 0.2)
+        patch.setattr("ingest.collector.app.SLOWEST_COMMIT_SEC", 0.2)
         assert collector.post(ping("e1")).status == 503
         go_on.set()
     assert collector.post(ping("e2")).status == 200
@@ -664,8 +664,8 @@ def test_killed_under_load_it_loses_no_acknowledged_event(
         assert collector.stop() == 0
     # As the sensor's run does; the second one finds nothing to take.
     zone = tmp_path / "landing"
-    assert len(landing_zone.land_zone(zone, warehouse.path).events.loads) > kills
-    assert landing_zone.land_zone(zone, warehouse.path).events.loads == ()
+    assert len(zone.land_zone(zone, warehouse.path).events.loads) > kills
+    assert zone.land_zone(zone, warehouse.path).events.loads == ()
 
     landed = [name for (name,) in warehouse.rows("select event_id from raw.lms_event")]
     assert len(acknowledged) > 100 * kills
@@ -798,7 +798,7 @@ def test_an_error_of_ours_is_500_and_its_text_stays_here(
     def fail(*_arguments: Any) -> None:
         raise RuntimeError("secret-learner")
 
-    monkeypatch.setattr("ingest.collector.judge", fail)
+    monkeypatch.setattr("ingest.collector.app.judge", fail)
     caplog.set_level(logging.DEBUG)
 
     answer = collector.post(ping())
@@ -918,7 +918,7 @@ def test_a_collector_that_cannot_start_says_why(
     monkeypatch.chdir(folder)
     (folder / "register.csv").write_text("form_id\n")
     monkeypatch.setenv(variable, value)
-    monkeypatch.setattr("ingest.collector_metrics.set_up_logs", lambda: None)
+    monkeypatch.setattr("ingest.collector.metrics.set_up_logs", lambda: None)
 
     result = CliRunner().invoke(app, ["collect", "--port", "0"])
 

@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from collecting import TALLY_SECRET, collecting
-from ingest import tally
+from ingest.landing import tally
+from tests.support.collecting import TALLY_SECRET, collecting
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
 CHECKS = [

@@ -17,17 +17,23 @@ from typing import Any, ClassVar
 import jsonschema
 import pytest
 
-from builders import Json, Warehouse
-from ingest import contracts, versions
-from ingest.contracts import Contract, Divided, Payload, contract_name, json_schema
+from ingest.contracts import events, versions
+from ingest.contracts.events import (
+    Contract,
+    Divided,
+    Payload,
+    contract_name,
+    json_schema,
+)
+from tests.support.builders import Json, Warehouse
 
-DBT_PROJECT = Path(__file__).parents[1] / "dbt_project"
-FIXTURES = Path(__file__).parent / "fixtures"
+DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 LINES = FIXTURES / "contracts"
 STAGING = DBT_PROJECT / "models" / "staging"
 
 EVERY_CONTRACT = pytest.mark.parametrize(
-    "contract", contracts.contracts().values(), ids=contract_name
+    "contract", events.contracts().values(), ids=contract_name
 )
 
 
@@ -55,7 +61,7 @@ def staging_model(contract: Contract) -> str | None:
 
 
 def test_every_version_ever_accepted_has_a_contract_a_fixture_and_its_golden() -> None:
-    names = {contract_name(c) for c in contracts.contracts().values()}
+    names = {contract_name(c) for c in events.contracts().values()}
     assert {path.stem for path in LINES.glob("*.ndjson")} == names
     assert {path.name.split(".")[0] for path in LINES.glob("*.json")} == names
 
@@ -63,11 +69,11 @@ def test_every_version_ever_accepted_has_a_contract_a_fixture_and_its_golden() -
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """A warehouse with every fixture, and the views that read it."""
-    from orchestration.transform import derive
+    from orchestration.derive.dbt_runner import derive
 
     warehouse = Warehouse(tmp_path_factory.mktemp("contracts"))
     warehouse.land_files(*sorted(LINES.glob("*.ndjson")))
-    models = {staging_model(c) for c in contracts.contracts().values()} - {None}
+    models = {staging_model(c) for c in events.contracts().values()} - {None}
     derivation = derive(warehouse.path, select=["stg_event", *sorted(models)])
     assert derivation.succeeded, derivation.failures
     return warehouse
@@ -132,12 +138,12 @@ def test_every_line_of_a_version_is_still_read_as_when_it_was_new(
 
 def test_the_generated_files_are_what_the_classes_say() -> None:
     """If not: `warehouse contracts --write`."""
-    files = {**versions.new_states(), **contracts.generated_files(DBT_PROJECT)}
+    files = {**versions.new_states(), **events.generated_files(DBT_PROJECT)}
     assert {
         p for p, t in files.items() if not p.exists() or p.read_text() != t
     } == set()
-    schemas = {path for path in files if path.parent == contracts.SCHEMA_FOLDER}
-    assert schemas == set(contracts.SCHEMA_FOLDER.glob("*.json"))
+    schemas = {path for path in files if path.parent == events.SCHEMA_FOLDER}
+    assert schemas == set(events.SCHEMA_FOLDER.glob("*.json"))
 
 
 @EVERY_CONTRACT
@@ -160,7 +166,7 @@ def test_a_json_schema_takes_what_is_accepted_and_refuses_what_is_rejected(
     }
 
 
-ASYNCAPI: Json = json.loads((contracts.SCHEMA_FOLDER / "asyncapi.json").read_text())
+ASYNCAPI: Json = json.loads((events.SCHEMA_FOLDER / "asyncapi.json").read_text())
 
 
 def test_the_asyncapi_document_follows_the_specification() -> None:
@@ -207,7 +213,7 @@ def test_the_asyncapi_operations_lead_to_the_schemas_of_all_versions() -> None:
             for keyword, value in json_schema(contract).items()
             if keyword not in ("$schema", "$id")
         }
-        for contract in contracts.contracts().values()
+        for contract in events.contracts().values()
     }
     assert received.keys() == channel["messages"].keys()
 
@@ -219,7 +225,7 @@ def test_the_asyncapi_operations_lead_to_the_schemas_of_all_versions() -> None:
 
 def test_every_contract_keeps_what_was_published() -> None:
     assert versions.breaking_changes() == []
-    for contract in contracts.contracts().values():
+    for contract in events.contracts().values():
         assert versions.published(contract), f"{contract_name(contract)} is unpublished"
 
 
@@ -402,4 +408,4 @@ def test_classes_that_contradict_each_other_are_no_contracts(
     second: Contract, message: str
 ) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
-        contracts.arranged([Measured, second])
+        events.arranged([Measured, second])

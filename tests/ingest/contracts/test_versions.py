@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from builders import RECEIVED_AT, Json, Warehouse, ping, ping_v1, quiz
-from ingest import versions
+from ingest.contracts import versions
+from tests.support.builders import RECEIVED_AT, Json, Warehouse, ping, ping_v1, quiz
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[3]
 PAGE = (PROJECT / "docs" / "versions.md").read_text(encoding="utf-8")
 
 
@@ -117,7 +117,11 @@ class Copy:
         return self.run("-c", main, "contracts", "--write", "--json")
 
     def files(self) -> dict[Path, bytes]:
-        folders = ("ingest/schemas", "dbt_project/macros", "dbt_project/seeds")
+        folders = (
+            "ingest/contracts/schemas",
+            "dbt_project/macros",
+            "dbt_project/seeds",
+        )
         return {
             path: path.read_bytes()
             for folder in folders
@@ -168,7 +172,9 @@ def test_an_optional_field_is_published_and_stays_from_then_on(copy: Copy) -> No
     field = "    quality: str | None = None\n"
     anchor = "    session_id: str | None = None\n"
     copy.edit_contracts(anchor, anchor + field)
-    assert "ingest/schemas/published/video_ping_v2/2.json" in copy.write().stdout
+    assert (
+        "ingest/contracts/schemas/published/video_ping_v2/2.json" in copy.write().stdout
+    )
     copy.edit_contracts(field, "")
     again = copy.write()
     assert again.returncode == 1
@@ -221,7 +227,7 @@ import pytest
 failed = pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_contracts.py"])
 
 from ingest import landing, warehouse
-from orchestration.transform import derive
+from orchestration.derive.dbt_runner import derive
 
 path = warehouse.warehouse_path()
 received_at = datetime(2026, 3, 20)

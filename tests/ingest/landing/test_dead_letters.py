@@ -19,9 +19,17 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_interruptions import Processes
 from typer.testing import CliRunner
 
-from builders import (
+from ingest.contracts import validation
+from ingest.contracts.events import LARGEST_LINE_BYTES, contracts
+from ingest.landing import dead_letters
+from ingest.landing.dead_letters import LetterId, Retry, Selection
+from ingest.store import conservation
+from ingest.store.database import WarehouseError, open_for_reading
+from orchestration.cli import app
+from tests.support.builders import (
     RECEIVED_AT,
     Line,
     Warehouse,
@@ -32,13 +40,7 @@ from builders import (
     quiz,
     write_lines,
 )
-from ingest import conservation, dead_letters, validation
-from ingest.contracts import LARGEST_LINE_BYTES, contracts
-from ingest.dead_letters import LetterId, Retry, Selection
-from ingest.warehouse import WarehouseError, open_for_reading
-from kills import KILLS, kill_again_until
-from orchestration.cli import app
-from test_interruptions import Processes
+from tests.support.kills import KILLS, kill_again_until
 
 RETRIED_AT = RECEIVED_AT + timedelta(days=7)
 PING_V2 = ("VIDEO_PING", 2)

@@ -14,7 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import (
+from ingest.contracts.events import LARGEST_LINE_BYTES
+from ingest.landing import event_files
+from ingest.landing.lines import chunk_of
+from ingest.landing.outcomes import ChunkTable, judge
+from ingest.store.database import open_for_writing
+from tests.support.builders import (
     RECEIVED_AT,
     Json,
     Line,
@@ -28,12 +33,7 @@ from builders import (
     without,
     write_lines,
 )
-from ingest import landing
-from ingest.contracts import LARGEST_LINE_BYTES
-from ingest.judgement import ChunkTable, judge
-from ingest.lines import chunk_of
-from ingest.warehouse import open_for_writing
-from reference import Accepted, as_utc, classify, parse_json
+from tests.support.reference import Accepted, as_utc, classify, parse_json
 
 MIB = LARGEST_LINE_BYTES
 # Barely more than the longest line, so that a few of those are several chunks.
@@ -58,7 +58,7 @@ def in_payload(line: Line, text: str) -> bytes:
     return spelled(line, '"payload": {', f'"payload": {{{text}, ')
 
 
-def counts(load: landing.Load) -> dict[str, int]:
+def counts(load: event_files.Load) -> dict[str, int]:
     """The outcomes that there were."""
     kinds = ("accepted", "duplicate", "conflict", "rejected")
     return {kind: getattr(load, kind) for kind in kinds if getattr(load, kind)}
@@ -1076,7 +1076,7 @@ def test_a_load_that_fails_in_the_middle_of_a_file_leaves_nothing(
         [ping("e1"), b"{", FILLER, ping("e2"), FILLER, b"[", ping("e3")],
     )
     with pytest.raises(KeyboardInterrupt):
-        landing.land(
+        event_files.land(
             [path],
             warehouse.path,
             received_at=RECEIVED_AT,

@@ -12,14 +12,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builders import Json, Warehouse
-from collecting import TALLY_SECRET, Answer, Collecting, call_app, collecting
-from ingest import dead_letters, quiz_register, tally
-from ingest.dead_letters import Selection
-from ingest.quiz_register import QuizRegister
-from ingest.request_body import LARGEST_BODY_BYTES
-from ingest.validation import Event, Rejection, examine
-from ingest.warehouse import WarehouseError
+from ingest.collector.request_body import LARGEST_BODY_BYTES
+from ingest.contracts.validation import Event, Rejection, examine
+from ingest.landing import dead_letters, quiz_register, tally
+from ingest.landing.dead_letters import Selection
+from ingest.landing.quiz_register import QuizRegister
+from ingest.store.database import WarehouseError
+from tests.support.builders import Json, Warehouse
+from tests.support.collecting import (
+    TALLY_SECRET,
+    Answer,
+    Collecting,
+    call_app,
+    collecting,
+)
 
 HEADER = "form_id,class_id,score_field,max_score,pass_mark,keep_free_text\n"
 ROW = "wkPz0d,algebra,score,10,80,no\n"
@@ -553,8 +559,8 @@ def test_an_erased_learners_submission_is_not_kept(
     collector: Collecting, warehouse: Warehouse, register: Path
 ) -> None:
     """Neither mapped nor as a dead letter."""
-    from ingest import tombstones
-    from ingest.warehouse import open_for_writing
+    from ingest.store import tombstones
+    from ingest.store.database import open_for_writing
 
     with open_for_writing(warehouse.path) as connection:
         tombstones.put(

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import RECEIVED_AT, Warehouse, new_warehouse, ping
-from ingest import lms_export, lms_import
-from ingest.catalogue import CatalogueClass
-from ingest.lms_export import open_export
-from ingest.lms_import import Import
-from ingest.warehouse import WarehouseError
-from lms import Lms, write_dump
+from ingest.landing.catalogue import CatalogueClass
+from ingest.lms import export as lms_export
+from ingest.lms import importer
+from ingest.lms.export import open_export
+from ingest.lms.importer import Import
+from ingest.store.database import WarehouseError
 from orchestration import cli
+from tests.support.builders import RECEIVED_AT, Warehouse, new_warehouse, ping
+from tests.support.lms import Lms, write_dump
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def lms(tmp_path: Path) -> Lms:
 
 
 def move_in(warehouse: Warehouse, file: Path, **options: Any) -> Import:
-    return lms_import.import_lms(
+    return importer.import_lms(
         file,
         warehouse.path,
         warehouse.folder / "landing",
@@ -303,7 +304,7 @@ def test_a_newer_export_lands_only_what_is_new(
 def test_a_dead_letter_that_was_discarded_stays_so(
     lms: Lms, warehouse: Warehouse
 ) -> None:
-    from ingest import dead_letters as letters
+    from ingest.landing import dead_letters as letters
 
     lms.row("VIDEO_PING", "{broken")
     move_in(warehouse, lms.path)
@@ -342,7 +343,7 @@ def test_an_event_that_came_by_another_door_is_a_duplicate(
 def test_an_erased_learner_does_not_come_back(
     lms: Lms, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestration.erase import Places, erase
+    from orchestration.erasure.erase import Places, erase
 
     monkeypatch.setenv("LMS_LANDING", str(tmp_path / "landing"))
     lms.ping(user_id="gone-for-good")
@@ -368,7 +369,7 @@ def test_an_import_that_was_killed_before_landing_is_landed_by_the_next(
 ) -> None:
     lms.ping()
     with monkeypatch.context() as patch:
-        patch.setattr(lms_import.landing, "land", _killed)
+        patch.setattr(importer.landing, "land", _killed)
         with pytest.raises(KeyboardInterrupt):
             move_in(warehouse, lms.path)
     load = move_in(warehouse, lms.path).load
@@ -495,7 +496,7 @@ def _state(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def catalogue_of(lms: Lms) -> list[CatalogueClass]:
     with open_export(lms.path) as export:
-        return lms_import.catalogue_rows(lms_import.classes(export))
+        return importer.catalogue_rows(importer.classes(export))
 
 
 @pytest.mark.parametrize(
@@ -835,7 +836,7 @@ def test_the_command_says_what_became_of_every_event(
 def test_the_job_imports_the_file_of_its_config(
     lms: Lms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestration.lms_jobs import import_lms_job
+    from orchestration.defs.lms import import_lms_job
 
     monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
     monkeypatch.setenv("LMS_LANDING", str(tmp_path / "landing"))

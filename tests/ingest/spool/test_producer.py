@@ -24,8 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import Warehouse
-from ingest.contracts import (
+from ingest.contracts.events import (
     LARGEST_LINE_BYTES,
     Contract,
     Payload,
@@ -34,11 +33,12 @@ from ingest.contracts import (
     contracts,
     field_names,
 )
-from ingest.lines import is_event_file
-from ingest.producer import Event, SpoolError, SpoolFull, SpoolWriter, new_event
-from ingest.validation import Rejection, examine
+from ingest.contracts.validation import Rejection, examine
+from ingest.landing.lines import is_event_file
+from ingest.spool.writer import Event, SpoolError, SpoolFull, SpoolWriter, new_event
+from tests.support.builders import Warehouse
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[3]
 AT = datetime(2026, 3, 10, 10, tzinfo=UTC)
 
 
@@ -211,7 +211,7 @@ def test_a_producer_refuses_exactly_what_landing_rejects(
 def test_a_producer_needs_no_database_and_no_orchestrator() -> None:
     heavy = ("duckdb", "pyarrow", "pandas", "dagster", "dbt")
     code = (
-        "import sys, ingest.producer;"
+        "import sys, ingest.spool.writer;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run(
@@ -534,8 +534,8 @@ PUT_UNTIL_KILLED = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from ingest.contracts import VideoPingV2
-from ingest.producer import SpoolWriter, new_event
+from ingest.contracts.events import VideoPingV2
+from ingest.spool.writer import SpoolWriter, new_event
 
 spool = SpoolWriter(Path(sys.argv[1]), Path(sys.argv[2]), max_bytes=20_000)
 number = 0

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from builders import ping, quiz, write_lines
+from tests.support.builders import ping, quiz, write_lines
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 

@@ -18,9 +18,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from builders import ping, quiz, write_lines
+from tests.support.builders import ping, quiz, write_lines
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[3]
 LAYERS = {
     *("landing", "raw", "staging", "projections"),
     *("signals", "progress", "monitoring", "published", "outbox"),
@@ -68,7 +68,7 @@ def run(
 
 
 def ask(sql: str) -> list[tuple[Any, ...]]:
-    from ingest.warehouse import open_for_reading, warehouse_path
+    from ingest.store.database import open_for_reading, warehouse_path
 
     with open_for_reading(warehouse_path()) as connection:
         return connection.execute(sql).fetchall()
@@ -143,7 +143,7 @@ def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
 def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
-    from ingest.warehouse import open_for_writing, warehouse_path
+    from ingest.store.database import open_for_writing, warehouse_path
 
     run(defs, instance, "refresh")
     with open_for_writing(warehouse_path()) as connection:
@@ -176,7 +176,7 @@ def test_the_checks_run_looks_at_the_whole_history(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
     run(defs, instance, "refresh")
-    from ingest.warehouse import open_for_writing, warehouse_path
+    from ingest.store.database import open_for_writing, warehouse_path
 
     assert run(defs, instance, "checks").success
     with open_for_writing(warehouse_path()) as connection:
@@ -218,8 +218,8 @@ def test_a_damaged_file_turns_its_check_red_and_the_others_are_landed(
 def test_a_load_that_lost_a_line_is_found(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
-    from ingest.warehouse import open_for_writing, warehouse_path
-    from orchestration.assets import loads_that_lost_lines
+    from ingest.store.database import open_for_writing, warehouse_path
+    from orchestration.defs.derived import loads_that_lost_lines
 
     run(defs, instance, "refresh")
     with open_for_writing(warehouse_path()) as connection:
@@ -247,7 +247,7 @@ def test_a_locked_warehouse_is_tried_again(
     zone: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestration.assets.RETRY_WAIT_SEC", 1)
+    monkeypatch.setattr("orchestration.defs.derived.RETRY_WAIT_SEC", 1)
     holder = subprocess.Popen(
         [
             sys.executable,

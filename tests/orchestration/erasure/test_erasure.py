@@ -20,7 +20,18 @@ from typing import Any
 import duckdb
 import pytest
 
-from builders import (
+from ingest.contracts.events import VideoPingV2
+from ingest.landing import dead_letters
+from ingest.spool.writer import SpoolWriter, new_event
+from ingest.store import conservation, tombstones
+from ingest.store.database import WarehouseError, open_for_reading
+from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
+from orchestration.outbox import publish
+from orchestration.outbox.integration_events import FORMATS
+from orchestration.shadow import swap
+from orchestration.shadow.replay import Scope, replay
+from orchestration.snapshot import sandbox, snapshot
+from tests.support.builders import (
     NOW,
     RECEIVED_AT,
     Class,
@@ -33,15 +44,7 @@ from builders import (
     quiz,
     write_lines,
 )
-from ingest import conservation, dead_letters, tombstones
-from ingest.contracts import VideoPingV2
-from ingest.producer import SpoolWriter, new_event
-from ingest.warehouse import WarehouseError, open_for_reading
-from kills import KILLS, kill_again_until
-from orchestration import publish, sandbox, snapshot, swap
-from orchestration.erase import ERASED_SCOPE, Erasure, Places, erase
-from orchestration.integration_events import FORMATS
-from orchestration.replay import Scope, replay
+from tests.support.kills import KILLS, kill_again_until
 
 CANARY = "canary-7f3a"
 # Its ids begin with it, too: of another learner, who stays.
@@ -402,11 +405,11 @@ def test_every_line_is_accounted_for_and_the_loads_say_how_many_are_erased(
 
 
 def test_the_data_tests_of_dbt_hold(site: Site) -> None:
-    from orchestration import transform
+    from orchestration.derive import dbt_runner
 
     site.erase()
     # With the variables of the other runs, dbt need not parse again.
-    result = transform.check(site.path, variables={"now": NOW})
+    result = dbt_runner.check(site.path, variables={"now": NOW})
     assert [(node.name, node.message) for node in result.failures] == []
 
 

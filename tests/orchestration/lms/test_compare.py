@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from test_lms_import import move_in
 
-from builders import Warehouse, ping, warehouse_again
-from ingest.warehouse import WarehouseError
-from lms import Lms
+from ingest.store.database import WarehouseError
 from orchestration import cli
-from orchestration.compare_lms import (
+from orchestration.lms.compare import (
     ROW,
     LmsComparison,
     LmsDifference,
     compare_lms,
     write_csv,
 )
-from test_lms_import import move_in
+from tests.support.builders import Warehouse, ping, warehouse_again
+from tests.support.lms import Lms
 
 MARKS = {"c1": 80, "c2": 60}
 COLUMNS = (
@@ -374,7 +374,7 @@ def compared(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Lms, Warehouse, LmsComparison]:
     """Learners who are each in a case of their own, compared once."""
-    from orchestration.erase import Places, erase
+    from orchestration.erasure.erase import Places, erase
 
     folder = tmp_path_factory.mktemp("cases")
     warehouse = Warehouse(folder)

@@ -34,15 +34,15 @@ import tenacity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import Class, Warehouse, ping, quiz
-from ingest.warehouse import WarehouseError
-from kills import KILLS
-from orchestration import integration_events, publish
-from orchestration.integration_events import CONTRACTS, Data, Fact, Format
-from orchestration.publish import Batch, NotDelivered, Settings, Target
+from ingest.store.database import WarehouseError
+from orchestration.outbox import integration_events, publish
+from orchestration.outbox.integration_events import CONTRACTS, Data, Fact, Format
+from orchestration.outbox.publish import Batch, NotDelivered, Settings, Target
+from tests.support.builders import Class, Warehouse, ping, quiz
+from tests.support.kills import KILLS
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
-GOLDEN = Path(__file__).parent / "fixtures" / "integration_events"
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "integration_events"
 AT = datetime(2026, 3, 10, 10)
 
 Json = dict[str, Any]
@@ -388,7 +388,7 @@ def test_a_field_may_come_and_a_new_version_may_do_anything() -> None:
 
 
 def test_every_signal_type_is_published() -> None:
-    seed = Path(__file__).parents[1] / "dbt_project" / "seeds" / "signal_type.csv"
+    seed = Path(__file__).parents[3] / "dbt_project" / "seeds" / "signal_type.csv"
     types = [line.split(",")[0] for line in seed.read_text().splitlines()[1:]]
 
     assert list(integration_events.newest()) == types

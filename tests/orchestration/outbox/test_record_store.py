@@ -17,10 +17,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
-
-from builders import Warehouse
-from orchestration import integration_events, publish
-from orchestration.integration_events import Format
 from test_publish import (
     AT,
     GOLDEN_FACTS,
@@ -31,6 +27,10 @@ from test_publish import (
     to,
     wait_until,
 )
+
+from orchestration.outbox import integration_events, publish
+from orchestration.outbox.integration_events import Format
+from tests.support.builders import Warehouse
 
 BIN = Path(os.environ.get("LMS_TEST_LRS", "/nowhere"))
 

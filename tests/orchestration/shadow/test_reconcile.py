@@ -15,16 +15,23 @@ from unittest import mock
 
 import dagster as dg
 import pytest
+from test_dead_letters import land_before
 from typer.testing import CliRunner
 
-from builders import RECEIVED_AT, Class, Warehouse, assert_same_state, ping, quiz
-from ingest import dead_letters
-from ingest.dead_letters import Selection
-from ingest.lines import sha256_of
-from orchestration import transform
+from ingest.landing import dead_letters
+from ingest.landing.dead_letters import Selection
+from ingest.landing.lines import sha256_of
 from orchestration.cli import app
-from orchestration.reconcile import Reconciliation, reconcile
-from test_dead_letters import land_before
+from orchestration.derive import dbt_runner
+from orchestration.shadow.reconcile import Reconciliation, reconcile
+from tests.support.builders import (
+    RECEIVED_AT,
+    Class,
+    Warehouse,
+    assert_same_state,
+    ping,
+    quiz,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def refresh(warehouse: Warehouse, *, rebuild: bool = False) -> dict[str, str]:
     """As the command does, without tests; what failed, each with its message."""
     quickly = {"DBT_INDIRECT_SELECTION": "empty", "DBT_WRITE_JSON": "false"}
     with mock.patch.dict(os.environ, quickly):
-        derivation = transform.derive(
+        derivation = dbt_runner.derive(
             warehouse.path,
             rebuild=rebuild,
             select=("resource_type:model", "resource_type:seed"),
@@ -253,7 +260,7 @@ def test_what_was_left_alone_agrees(found: Reconciliation) -> None:
 def test_the_command_says_what_disagrees_and_exits_with_1(
     warehouse: Warehouse, found: Reconciliation
 ) -> None:
-    with mock.patch("orchestration.reconcile.reconcile", return_value=found):
+    with mock.patch("orchestration.shadow.reconcile.reconcile", return_value=found):
         tables, as_json = command(warehouse), command(warehouse, "--json")
 
     assert (tables.exit_code, as_json.exit_code) == (1, 1)
@@ -279,7 +286,7 @@ def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
     from orchestration.definitions import defs
 
     with (
-        mock.patch("orchestration.reconcile_checks.reconcile", return_value=found),
+        mock.patch("orchestration.defs.reconcile.reconcile", return_value=found),
         dg.instance_for_test() as instance,
     ):
         result = defs.resolve_job_def("reconcile").execute_in_process(
@@ -303,12 +310,12 @@ def test_the_verdict_is_on_an_asset_that_no_refresh_makes_look_new(
     found: Reconciliation,
 ) -> None:
     from orchestration.definitions import defs
-    from orchestration.reconcile_checks import CHECK, RECONCILIATION
+    from orchestration.defs.reconcile import CHECK, RECONCILIATION
 
     assert not defs.resolve_asset_graph().get(RECONCILIATION).is_materializable
     verdict = dg.AssetCheckKey(RECONCILIATION, CHECK)
     with (
-        mock.patch("orchestration.reconcile_checks.reconcile", return_value=found),
+        mock.patch("orchestration.defs.reconcile.reconcile", return_value=found),
         dg.instance_for_test() as instance,
     ):
         # The button beside the check runs it without the others.

@@ -30,8 +30,18 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
-from builders import (
+from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
+from orchestration.cli import main
+from orchestration.derive import dbt_runner
+from orchestration.derive.dbt_runner import Relation
+from orchestration.shadow import shadow
+from orchestration.shadow.as_of import ANSWERS, as_of
+from orchestration.shadow.replay import NothingMatches, Replay, Scope, replay
+from orchestration.shadow.shadow import Shadow
+from orchestration.shadow.swap import swap, undo
+from tests.support.builders import (
     NOW,
     Class,
     Warehouse,
@@ -39,16 +49,7 @@ from builders import (
     new_warehouse,
     ping,
 )
-from ingest.warehouse import WarehouseError, open_for_reading, open_for_writing
-from kills import KILLS, kill_again_until
-from orchestration import shadow, transform
-from orchestration.as_of import ANSWERS, as_of
-from orchestration.cli import main
-from orchestration.replay import NothingMatches, Replay, Scope, replay
-from orchestration.shadow import Shadow
-from orchestration.swap import swap, undo
-from orchestration.transform import Relation
-from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
+from tests.support.kills import KILLS, kill_again_until
 
 VARIABLES = {"now": NOW}
 
@@ -59,10 +60,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     changes takes 0.5 s, another project 5."""
     folder = tmp_path_factory.mktemp("project") / "dbt_project"
     shutil.copytree(
-        transform.DBT_PROJECT, folder, ignore=shutil.ignore_patterns("target", "logs")
+        dbt_runner.DBT_PROJECT, folder, ignore=shutil.ignore_patterns("target", "logs")
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transform, "DBT_PROJECT", folder)
+        patch.setattr(dbt_runner, "DBT_PROJECT", folder)
         patch.setenv("DBT_TARGET_PATH", str(folder / "target"))
         yield folder
 
@@ -424,7 +425,7 @@ def test_a_refresh_in_the_meantime_is_not_lost(
 def test_an_erasure_in_the_meantime_is_not_undone_by_the_swap(
     refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestration.replay.ATTEMPTS", 1)
+    monkeypatch.setattr("orchestration.shadow.replay.ATTEMPTS", 1)
     warehouse = copied(refreshed, tmp_path / "copy")
     warehouse.execute("delete from signals.class_signal where user_id = 'u1'")
     before = tables_of(warehouse)

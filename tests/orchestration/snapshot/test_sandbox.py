@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builders import Class, Warehouse, ping, quiz
-from ingest.warehouse import WarehouseError
-from orchestration import sandbox, snapshot, transform
+from ingest.store.database import WarehouseError
+from orchestration.derive import dbt_runner
+from orchestration.snapshot import sandbox, snapshot
+from tests.support.builders import Class, Warehouse, ping, quiz
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
@@ -20,9 +21,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the dbt project, to be edited."""
     copy = tmp_path / "dbt_project"
     shutil.copytree(
-        transform.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target")
+        dbt_runner.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target")
     )
-    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
+    monkeypatch.setattr(dbt_runner, "DBT_PROJECT", copy)
     return copy
 
 

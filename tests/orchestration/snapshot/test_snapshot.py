@@ -12,10 +12,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from builders import ALL_MODELS, Class, Warehouse, ping, quiz
-from ingest.warehouse import WarehouseError, open_for_writing
-from orchestration import snapshot, snapshot_content, transform
+from ingest.store.database import WarehouseError, open_for_writing
+from orchestration.derive import dbt_runner
 from orchestration.refresh import refresh
+from orchestration.snapshot import content as snapshot_content
+from orchestration.snapshot import snapshot
+from tests.support.builders import ALL_MODELS, Class, Warehouse, ping, quiz
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
@@ -391,7 +393,7 @@ def test_views_and_seeds_that_nobody_edited_are_not_made_again(
     assert "v_load_outcome_rows_are_sound" in data_tests_of(again)
 
 
-def data_tests_of(derivation: transform.Derivation) -> set[str]:
+def data_tests_of(derivation: dbt_runner.Derivation) -> set[str]:
     return {node.name for node in derivation.nodes if node.resource_type == "test"}
 
 
@@ -486,7 +488,7 @@ def test_what_a_killed_publication_left_goes(warehouse: Warehouse) -> None:
 # --------------------------------------------------------------------------------------
 
 
-def sql_of_a_check(derivation: transform.Derivation) -> str:
+def sql_of_a_check(derivation: dbt_runner.Derivation) -> str:
     [node] = [
         node
         for node in derivation.nodes
@@ -499,21 +501,21 @@ def test_a_refresh_tests_what_changed_a_check_or_a_rebuild_everything(
     warehouse: Warehouse,
 ) -> None:
     warehouse.land([ping("e1", user_id="u1"), ping("e2", user_id="u2")])
-    assert transform.derive(warehouse.path).succeeded
+    assert dbt_runner.derive(warehouse.path).succeeded
     warehouse.execute(UNSOUND.format(load_id=1))
     warehouse.land([ping("e3", user_id="u2")])
 
-    assert transform.derive(warehouse.path).succeeded
-    [old] = transform.check(warehouse.path).failures[:1]
+    assert dbt_runner.derive(warehouse.path).succeeded
+    [old] = dbt_runner.check(warehouse.path).failures[:1]
     assert old.name == "prj_video_progress_rows_are_sound"
     warehouse.execute(UNSOUND.format(load_id=3))
-    failed = transform.derive(warehouse.path)
+    failed = dbt_runner.derive(warehouse.path)
     assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
     # What failed is looked at again, until it is mended.
-    failed = transform.derive(warehouse.path)
+    failed = dbt_runner.derive(warehouse.path)
     assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
     assert "load_id > 2" in sql_of_a_check(failed)
-    rebuilt = transform.derive(warehouse.path, rebuild=True)
+    rebuilt = dbt_runner.derive(warehouse.path, rebuild=True)
     assert rebuilt.succeeded
     assert "load_id >" not in sql_of_a_check(rebuilt)
 

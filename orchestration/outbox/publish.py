@@ -38,11 +38,11 @@ import duckdb
 import tenacity
 import yaml
 
-from ingest import warehouse
-from ingest.warehouse import WarehouseError
-from orchestration import integration_events
-from orchestration.integration_events import FORMATS, Fact, Format
-from orchestration.transform import DBT_PROJECT
+from ingest.store import database
+from ingest.store.database import WarehouseError
+from orchestration.derive.dbt_runner import DBT_PROJECT
+from orchestration.outbox import integration_events
+from orchestration.outbox.integration_events import FORMATS, Fact, Format
 
 DEFAULT_BASE_URL = "https://lms.example"
 
@@ -139,7 +139,7 @@ class Settings:
 
 def outbox_path() -> Path:
     """Where files go: `LMS_OUTBOX`, or else outbox/ beside the warehouse."""
-    beside = warehouse.warehouse_path().with_name("outbox")
+    beside = database.warehouse_path().with_name("outbox")
     return Path(os.environ.get("LMS_OUTBOX") or beside).resolve()
 
 
@@ -209,7 +209,7 @@ def _open(
             f"{warehouse_path}: no warehouse there; land events first "
             "(`warehouse land PATH`), or set LMS_WAREHOUSE"
         )
-    with warehouse.open_for_writing(warehouse_path, wait_sec=wait_sec) as connection:
+    with database.open_for_writing(warehouse_path, wait_sec=wait_sec) as connection:
         connection.execute(_SCHEMA)
         yield connection
 
@@ -298,7 +298,7 @@ def enqueue(warehouse_path: Path, settings: Settings) -> int:
                 {
                     "last": last,
                     "batch_events": settings.batch_events,
-                    "enqueued_at": warehouse.utc_now(),
+                    "enqueued_at": database.utc_now(),
                     "base_url": settings.base_url,
                     "completion_threshold": completion_threshold(),
                 },
@@ -488,7 +488,7 @@ def _files_key(form: Format) -> str:
 
 def folders_written_to(warehouse_path: Path) -> frozenset[Path]:
     """The folders that ever got a file, whatever `LMS_OUTBOX` says today."""
-    with warehouse.open_for_reading(warehouse_path) as connection:
+    with database.open_for_reading(warehouse_path) as connection:
         [[is_there]] = connection.execute(
             "select count(*) from duckdb_tables() where schema_name = 'outbox' "
             "and table_name = 'place' and database_name = current_database()"
@@ -598,7 +598,7 @@ class _Unavailable(Exception):
     def not_before(self) -> datetime | None:
         if self.retry_after_sec is None:
             return None
-        return warehouse.utc_now() + timedelta(seconds=self.retry_after_sec)
+        return database.utc_now() + timedelta(seconds=self.retry_after_sec)
 
 
 _back_off = tenacity.wait_random_exponential(multiplier=0.5, max=30)
@@ -712,7 +712,7 @@ def _retry_after_sec(headers: http.client.HTTPMessage) -> float | None:
             at = email.utils.parsedate_to_datetime(text)
         except ValueError:
             return None
-        seconds = (at.replace(tzinfo=None) - warehouse.utc_now()).total_seconds()
+        seconds = (at.replace(tzinfo=None) - database.utc_now()).total_seconds()
     return min(max(seconds, 0), LONGEST_RETRY_AFTER.total_seconds())
 
 
@@ -753,13 +753,13 @@ def deliver(
                         connection,
                         target.key,
                         sequence=batch.last,
-                        moved_at=warehouse.utc_now(),
+                        moved_at=database.utc_now(),
                     )
                 place = _place(connection, target.key)
                 behind = _behind(connection, place.sequence)
                 if not is_alone:
                     return Delivery(target.key, "busy", 0, place.sequence, behind)
-                if place.not_before and warehouse.utc_now() < place.not_before:
+                if place.not_before and database.utc_now() < place.not_before:
                     return Delivery(
                         target.key,
                         "waiting",
@@ -816,7 +816,7 @@ def held(warehouse_path: Path, target: str) -> Iterator[None]:
     Raises `WarehouseError` where another one goes on for longer than the wait for the
     warehouse.
     """
-    deadline = time.monotonic() + warehouse.lock_wait_sec()
+    deadline = time.monotonic() + database.lock_wait_sec()
     while True:
         with alone(warehouse_path, target) as is_alone:
             if is_alone:
@@ -924,7 +924,7 @@ def move(
             connection,
             target,
             sequence=max(next_sequence - 1, 0),
-            moved_at=warehouse.utc_now(),
+            moved_at=database.utc_now(),
         )
         place = _place(connection, target).sequence
         return Delivery(target, "moved", 0, place, _behind(connection, place))
