@@ -2,7 +2,7 @@
 
 From these classes come the checks that run (`ingest.contracts.validation`), the reasons
 in dead letters, what producers call (`ingest.producer`), the JSON Schemas and the
-AsyncAPI document for other languages (`schemas/` here) and the macro with which dbt reads
+AsyncAPI document for other languages (`schemas/`) and the macro with which dbt reads
 every version in one shape (`dbt_project/macros/contracts.sql`). To add a version or a
 type: write its class here, add a fixture under `tests/fixtures/contracts/`, run
 `warehouse contracts --write`; docs/versions.md walks through it.

@@ -1,8 +1,8 @@
 """What was published of each contract, whether today's keeps it, and what was seen.
 
-`ingest/contracts/schemas/published/<type>_v<version>/<n>.json` are the rules under which a
-version was published: the first state, and one more for each change that broke nobody.
-Files are only ever added there; one that is changed or deleted takes a promise back.
+`schemas/published/<type>_v<version>/<n>.json` are the rules under which a version was
+published: the first state, and one more for each change that broke nobody. Files are
+only ever added there; one that is changed or deleted takes a promise back.
 """
 
 import json

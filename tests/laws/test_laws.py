@@ -18,11 +18,11 @@ from random import Random
 from typing import Any
 
 import pytest
-import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from orchestration.derive.dbt_runner import check
+from tests.support import reference
 from tests.support.builders import (
     NOW,
     RECEIVED_AT,

@@ -19,7 +19,6 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_interruptions import Processes
 from typer.testing import CliRunner
 
 from ingest.contracts import validation
@@ -29,6 +28,7 @@ from ingest.landing.dead_letters import LetterId, Retry, Selection
 from ingest.store import conservation
 from ingest.store.database import WarehouseError, open_for_reading
 from orchestration.cli import app
+from tests.laws.test_interruptions import Processes
 from tests.support.builders import (
     RECEIVED_AT,
     Line,

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_lms_import import move_in
 
 from ingest.store.database import WarehouseError
 from orchestration import cli
@@ -28,6 +27,7 @@ from orchestration.lms.compare import (
     compare_lms,
     write_csv,
 )
+from tests.ingest.lms.test_importer import move_in
 from tests.support.builders import Warehouse, ping, warehouse_again
 from tests.support.lms import Lms
 

@@ -17,7 +17,10 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
-from test_publish import (
+
+from orchestration.outbox import integration_events, publish
+from orchestration.outbox.integration_events import Format
+from tests.orchestration.outbox.test_outbox import (
     AT,
     GOLDEN_FACTS,
     Json,
@@ -27,9 +30,6 @@ from test_publish import (
     to,
     wait_until,
 )
-
-from orchestration.outbox import integration_events, publish
-from orchestration.outbox.integration_events import Format
 from tests.support.builders import Warehouse
 
 BIN = Path(os.environ.get("LMS_TEST_LRS", "/nowhere"))

@@ -15,7 +15,6 @@ from unittest import mock
 
 import dagster as dg
 import pytest
-from test_dead_letters import land_before
 from typer.testing import CliRunner
 
 from ingest.landing import dead_letters
@@ -24,6 +23,7 @@ from ingest.landing.lines import sha256_of
 from orchestration.cli import app
 from orchestration.derive import dbt_runner
 from orchestration.shadow.reconcile import Reconciliation, reconcile
+from tests.ingest.landing.test_dead_letters import land_before
 from tests.support.builders import (
     RECEIVED_AT,
     Class,

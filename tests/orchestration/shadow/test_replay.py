@@ -30,7 +30,6 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
 from orchestration.cli import main
@@ -41,6 +40,7 @@ from orchestration.shadow.as_of import ANSWERS, as_of
 from orchestration.shadow.replay import NothingMatches, Replay, Scope, replay
 from orchestration.shadow.shadow import Shadow
 from orchestration.shadow.swap import swap, undo
+from tests.laws.test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 from tests.support.builders import (
     NOW,
     Class,
