@@ -92,8 +92,8 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 
 lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
-	@uv pip compile --quiet --upgrade --no-strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
-	@uv pip compile --quiet --upgrade --no-strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
+	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
+	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
 
 clean:  ## Remove the environment and what was built; keeps data/
 	@rm -rf $(VENV) $(LRS) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
