@@ -23,13 +23,13 @@ from unittest import mock
 
 import pandas as pd
 import pytest
-from tests.orchestration.snapshot.test_snapshot import is_as_the_warehouse
 
 from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.landing import event_files
 from ingest.store.database import open_for_writing
 from orchestration.snapshot import snapshot
 from tests.laws.test_laws import dense_log
+from tests.orchestration.snapshot.test_snapshot import is_as_the_warehouse
 from tests.support.builders import (
     RECEIVED_AT,
     Line,
