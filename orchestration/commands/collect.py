@@ -16,19 +16,16 @@ from ingest.landing import quiz_register
 from ingest.store.database import WarehouseError
 from orchestration.commands.terminal import AsJson, output, print_json
 
+commands = typer.Typer()
 tokens_app = typer.Typer(
+    name="tokens",
     help="Who may send to the collector: make tokens, list them, end them.",
     no_args_is_help=True,
 )
+commands.add_typer(tokens_app)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Adds these commands to `warehouse`."""
-    app.command("collect")(collect)
-    app.command("quiz-register")(quiz_register_command)
-    app.add_typer(tokens_app, name="tokens")
-
-
+@commands.command()
 def collect(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free.")] = 8080,
@@ -186,6 +183,7 @@ def revoke_token(
         print(f"{token.name}: revoked at {token.revoked_at}")
 
 
+@commands.command("quiz-register")
 def quiz_register_command(as_json: AsJson = False) -> None:
     """Show the quiz register, or the line of it that is wrong."""
     path = quiz_register.register_path()

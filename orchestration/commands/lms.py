@@ -18,7 +18,7 @@ from orchestration.commands.terminal import (
 if TYPE_CHECKING:
     from orchestration.lms.compare import LmsComparison
 
-app = typer.Typer()
+commands = typer.Typer()
 
 File = Annotated[
     Path,
@@ -29,7 +29,7 @@ File = Annotated[
 ]
 
 
-@app.command("import-lms")
+@commands.command("import-lms")
 def import_command(file: File, as_json: AsJson = False) -> None:
     """Import what is new of an LMS export: its events and its catalogue."""
     result = import_lms(file, database.warehouse_path(), database.landing_zone_path())
@@ -87,7 +87,7 @@ def _show_import(result: Import) -> None:
         output.print("`warehouse refresh` derives from what is new.", markup=False)
 
 
-@app.command("compare-lms")
+@commands.command("compare-lms")
 def compare_command(
     file: File,
     csv: Annotated[

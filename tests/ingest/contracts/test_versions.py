@@ -48,7 +48,7 @@ def test_contracts_are_listed_for_machines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from orchestration.cli import show_contracts
+    from orchestration.commands.contracts import show_contracts
 
     warehouse.land([quiz("e1")])
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))

@@ -1,0 +1,111 @@
+"""Landing: `warehouse land` and `warehouse catalogue`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ingest.landing import catalogue as catalogues
+from ingest.landing import event_files
+from ingest.store import database
+from orchestration.commands.terminal import (
+    AsJson,
+    errors,
+    print_json,
+    print_table,
+)
+
+commands = typer.Typer()
+
+
+@contextmanager
+def _progress(total_files: int) -> Iterator[Any]:
+    """A progress bar on a terminal; elsewhere nothing."""
+    if not errors.is_terminal:
+        yield lambda _file, _count: None
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,} lines"),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(f"landing {total_files} files", total=None)
+
+        def advance(file: Path, count: int) -> None:
+            progress.update(task, advance=count, description=f"landing {file.name}")
+
+        yield advance
+
+
+@commands.command()
+def land(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files (.ndjson, .jsonl, .gz, .zst) or folders."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Land event files or folders of them."""
+    files = event_files.event_files(paths)
+    with _progress(len(files)) as advance:
+        result = event_files.land(files, database.warehouse_path(), on_lines=advance)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        totals = result.totals()
+        reasons = totals.pop("rejected_by_reason")
+        print_table("What happened to every line", ["", "count"], list(totals.items()))
+        if reasons:
+            print_table(
+                "Rejected, by reason", ["reason", "lines"], list(reasons.items())
+            )
+    for load in result.failures:
+        errors.print(f"error: {load.failed}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@commands.command()
+def catalogue(
+    path: Annotated[Path, typer.Argument(help="A CSV file, or a folder of them.")],
+    effective_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="From when it holds: 2026-10-01 or 2026-10-01T08:00:00Z. Else the "
+            "time in its name (effective_from=2026-10-01.csv), or else now. The first "
+            "snapshot holds from the beginning.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Land a catalogue snapshot, or each one in a folder."""
+    time = catalogues.parse_effective_from(effective_from) if effective_from else None
+    loads = [
+        catalogues.land_catalogue(file, database.warehouse_path(), effective_from=time)
+        for file in catalogues.snapshot_files(path)
+    ]
+    if as_json:
+        print_json([load.as_json() for load in loads])
+        return
+    print_table(
+        "Catalogue",
+        ["file", "load", "effective from", "classes", "courses", ""],
+        [
+            (
+                load.file,
+                load.load_id,
+                load.effective_from,
+                load.classes,
+                load.courses,
+                "known already" if load.known else "landed",
+            )
+            for load in loads
+        ],
+    )
