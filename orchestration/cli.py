@@ -10,7 +10,7 @@ import sys
 import duckdb
 import typer
 
-from ingest.store.database import WarehouseError
+from ingest.store.database import WarehouseError, first_line
 from orchestration.commands import (
     collect,
     contracts,
@@ -61,7 +61,7 @@ def main() -> None:
         sys.exit(1)
     except (*_OF_THE_DISK, OSError) as error:
         errors.print(
-            f"error: {str(error).splitlines()[0]}; what was not finished was not "
+            f"error: {first_line(error)}; what was not finished was not "
             "written: if the disk is full make room, and run it again"
         )
         sys.exit(1)

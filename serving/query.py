@@ -1,7 +1,6 @@
 """Reading the published snapshot: questions, a shell, files of whole tables."""
 
 import difflib
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,7 +10,8 @@ from typing import Any
 import duckdb
 from rich.console import Console
 
-from ingest.store.database import WarehouseError
+from ingest.store.database import WarehouseError, first_line, sql_path
+from ingest.store.files import new_file
 from orchestration.commands.terminal import print_table
 from orchestration.snapshot import snapshot
 
@@ -65,7 +65,6 @@ def export(
     The file is whole or not there. Raises `WarehouseError`.
     """
     path = path or Path(f"{table.rsplit('.', maxsplit=1)[-1]}.{form}")
-    unfinished = path.with_name(f".{path.name}.unfinished")
     with snapshot.opened(warehouse_path) as connection:
         names = [name for (name,) in connection.execute(_RELATIONS).fetchall()]
         if table not in names:
@@ -76,13 +75,11 @@ def export(
                 "shell` lists all"
             )
         try:
-            rows = _write(connection, table, form, unfinished)
-            os.replace(unfinished, path)
+            with new_file(path) as unfinished:
+                rows = _write(connection, table, form, unfinished)
         except (duckdb.Error, OSError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise WarehouseError(f"{path}: cannot be written ({first_line})") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+            reason = first_line(error)
+            raise WarehouseError(f"{path}: cannot be written ({reason})") from error
     return Export(str(path), form, rows, path.stat().st_size)
 
 
@@ -102,10 +99,9 @@ def _write(
                 writer.write_batch(batch)
                 rows += batch.num_rows
         return rows
-    target = str(path).replace("'", "''")
     options = "format csv, header true" if form == "csv" else "format parquet"
     [[count]] = connection.execute(
-        f"copy (from {table}) to '{target}' ({options})"
+        f"copy (from {table}) to {sql_path(path)} ({options})"
     ).fetchall()
     return int(count)
 

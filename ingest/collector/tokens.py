@@ -7,7 +7,6 @@ the request may carry.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -20,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from ingest.contracts.events import event_types
-from ingest.store.database import WarehouseError, sync_folder, warehouse_path
+from ingest.store.database import WarehouseError, warehouse_path
+from ingest.store.files import lock, write_durably
 
 TOKEN_PREFIX = "lmsw_"
 DEFAULT_RATE = 1000.0
@@ -163,12 +163,8 @@ def _changing(path: Path) -> Iterator[None]:
     """One change at a time; and what the disk says, in one line."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with lock(path.with_name(f".{path.name}.lock")):
             yield
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise WarehouseError(
             f"{path}: cannot be written ({error.strerror or error}); make the folder "
@@ -178,17 +174,7 @@ def _changing(path: Path) -> Iterator[None]:
 
 def _write(path: Path, tokens: tuple[Token, ...]) -> None:
     content = msgspec.json.format(msgspec.json.encode(tokens)) + b"\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    write_durably(path, content, mode=0o600)
 
 
 # --- learners' tokens ----------------------------------------------------------------

@@ -11,7 +11,7 @@ import duckdb
 
 from ingest.contracts import validation
 from ingest.landing import lines
-from ingest.store import database
+from ingest.store import database, loads
 from ingest.store.database import WarehouseError
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
@@ -187,11 +187,10 @@ def land_catalogue(
         known = _known_load(connection, file_sha256, given)
         if known is not None:
             return replace(load, load_id=known, known=True)
-        load = replace(load, load_id=database.next_load_id(connection))
-        connection.execute("begin")
-        try:
+        load = replace(load, load_id=loads.next_load_id(connection))
+        with database.transaction(connection):
             _insert(connection, rows, load.load_id, load.effective_from)
-            database.record_load(
+            loads.record_load(
                 connection,
                 load.load_id,
                 "catalogue",
@@ -200,10 +199,6 @@ def land_catalogue(
                 received_at=received_at,
                 seconds=time.perf_counter() - started,
             )
-            connection.execute("commit")
-        except BaseException:
-            connection.execute("rollback")
-            raise
     return load
 
 

@@ -8,7 +8,6 @@ has each line of it; what is discarded stands in `raw.discarded_letter`.
 import base64
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ import duckdb
 
 from ingest.landing import lines
 from ingest.landing.outcomes import CONFLICT, ChunkTable, as_columns, judge
-from ingest.store import database
+from ingest.store import database, files, loads
 from ingest.store.database import WarehouseError
 
 # What stands for the file of a load that is a retry.
@@ -378,17 +377,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that is there when it is finished, or not at all."""
     if path.exists():
         raise WarehouseError(f"{path}: exists; name a new file")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("xb") as file:
+        with files.new_file(path) as unfinished, unfinished.open("wb") as file:
             yield file
-        part.rename(path)
     except OSError as error:
         raise WarehouseError(
             f"{path}: cannot be written ({error.strerror or error})"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _condition(
@@ -421,10 +416,9 @@ def retry(
     now = now or database.utc_now()
     with database.open_for_writing(warehouse_path) as connection:
         table = ChunkTable(connection)
-        connection.execute("begin")
-        try:
+        with database.transaction(connection, dry_run=dry_run):
             truncated = _choose(connection, selection, now, batch_bytes)
-            load_id = database.next_load_id(connection)
+            load_id = loads.next_load_id(connection)
             batches = connection.execute(
                 "select distinct batch from chosen order by batch"
             ).fetchall()
@@ -435,11 +429,6 @@ def retry(
             seconds = time.perf_counter() - started
             if batches:
                 _record(connection, load_id, now, seconds, counts)
-            connection.execute("rollback" if dry_run or not batches else "commit")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):  # a failed commit has ended it
-                connection.execute("rollback")
-            raise
         if batches and not dry_run:
             connection.execute("checkpoint")
     return Retry(
@@ -662,7 +651,7 @@ def _record(
     [[sha256]] = connection.execute(
         "select sha256(string_agg(line_sha256, '' order by ordinal)) from chosen"
     ).fetchall()
-    database.record_load(
+    loads.record_load(
         connection,
         load_id,
         "retry",
@@ -695,8 +684,7 @@ def discard(
     now = now or database.utc_now()
     condition, parameters = _condition(selection, now)
     with database.open_for_writing(warehouse_path) as connection:
-        connection.execute("begin")
-        try:
+        with database.transaction(connection, dry_run=dry_run):
             _check_that_all_are_there(connection, selection)
             moved = connection.execute(
                 f"""
@@ -720,11 +708,6 @@ def discard(
             connection.execute(
                 f"delete from raw.dead_letter where {condition}", parameters
             )
-            connection.execute("rollback" if dry_run else "commit")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                connection.execute("rollback")
-            raise
         if moved and not dry_run:
             connection.execute("checkpoint")
     return len(moved)

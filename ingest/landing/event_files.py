@@ -1,6 +1,5 @@
 """Landing event files: one file is one load, one load is one transaction."""
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ import duckdb
 from ingest.landing import lines
 from ingest.landing.lines import Chunk
 from ingest.landing.outcomes import CONFLICT, ChunkTable, DeadLine, as_columns, judge
-from ingest.store import database
+from ingest.store import database, loads
 from ingest.store.database import WarehouseError
 
 
@@ -133,7 +132,7 @@ def land(
         # Keeps the process under 1 GB; without it 1.2 GB, and hardly faster.
         connection.execute("set memory_limit = '400MB'")
         table = ChunkTable(connection)
-        loads = tuple(
+        landed = tuple(
             _land_file(
                 connection,
                 table,
@@ -144,9 +143,9 @@ def land(
             )
             for file in files
         )
-        if any(load.load_id is not None for load in loads):
+        if any(load.load_id is not None for load in landed):
             connection.execute("checkpoint")
-    return Landing(loads)
+    return Landing(landed)
 
 
 def _land_file(
@@ -162,18 +161,12 @@ def _land_file(
         file_sha256 = lines.sha256_of(file)
         if is_known(connection, file_sha256):
             return Load(str(file), known=True, seconds=time.perf_counter() - started)
-        connection.execute("begin")
-        try:
+        with database.transaction(connection):
             load = _Landing(connection, table, file, received_at, started)
             load.take(chunk_bytes, on_lines)
             result = load.finish(file_sha256)
-            connection.execute("commit")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):  # a full disk has ended it
-                connection.execute("rollback")
-            raise
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or database.first_line(error)
         return Load(
             str(file),
             failed=f"{file}: cannot be read to its end ({reason}); nothing of it was "
@@ -208,7 +201,7 @@ class _Landing:
         self._file = file
         self._received_at = received_at
         self._started = started
-        self._load_id = database.next_load_id(connection)
+        self._load_id = loads.next_load_id(connection)
         self._lines_read = 0
         self._duplicates = 0
         self._erased = 0
@@ -226,7 +219,7 @@ class _Landing:
         refused = conflicts + rejected + self._erased
         accepted = self._lines_read - self._duplicates - refused
         seconds = time.perf_counter() - self._started
-        database.record_load(
+        loads.record_load(
             self._connection,
             self._load_id,
             "events",

@@ -11,7 +11,6 @@ catalogue snapshot.
 import csv
 import json
 import math
-import os
 import re
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from ingest.landing.catalogue import CatalogueClass, CatalogueLoad
 from ingest.landing.event_files import Load
 from ingest.landing.quiz_register import QuizRegister
 from ingest.lms.export import CLASSES, COURSES, EVENTS, Export, open_export
-from ingest.store import database, tombstones
+from ingest.store import database, files, tombstones
 from ingest.store.database import WarehouseError
 
 # In each line that comes from an export, beside the fields of the envelope.
@@ -517,12 +516,9 @@ def _stem(export: Path) -> str:
 
 def _hand_over(unfinished: Path, export: Path, suffix: str) -> Path:
     """The finished file, durable, under a name that its content gives it."""
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-        digest = lines.sha256_of(unfinished)[:12]
+    digest = lines.sha256_of(unfinished)[:12]
     finished = unfinished.with_name(f"{_stem(export)}-{digest}{suffix}")
-    unfinished.replace(finished)
-    database.sync_folder(finished.parent)
+    files.rename_durably(unfinished, finished)
     return finished
 
 
@@ -551,16 +547,15 @@ class _Sifting:
         try:
             with (
                 database.open_for_writing(self._warehouse_path) as connection,
+                database.transaction(connection),
                 unfinished.open("w", encoding="utf-8") as file,
             ):
-                connection.execute("begin")
                 buried = tombstones.read(connection)
                 while batch := list(islice(rows, _BATCH_ROWS)):
                     for line in self._new_lines(connection, batch, buried):
                         file.write(line)
                         file.write("\n")
                         written += 1
-                connection.execute("commit")
             if not written:
                 return None
             return _hand_over(unfinished, self._export.path, ".ndjson")

@@ -4,13 +4,15 @@ Whoever writes one holds its lock; what a dead process left behind is recovered.
 """
 
 import contextlib
-import fcntl
+import errno
 import logging
 import os
 import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+
+from ingest.store.files import lock_open_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +34,11 @@ class SpoolFile:
         self.size = 0
         self.started = time.monotonic()
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock_open_file(self._descriptor):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             # Before it was locked, another writer may have recovered it.
             self._path.stat()
-            _sync_folder(spool)
+            sync_folder(spool)
         except OSError:
             self._path.unlink(missing_ok=True)
             self.close()
@@ -75,12 +78,8 @@ def recover(path: Path, landing: Path) -> None:
     except FileNotFoundError:
         return  # another writer recovered it, or its own handed it on
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return  # its writer lives
-        if not path.exists():
-            return
+        if not lock_open_file(descriptor) or not path.exists():
+            return  # its writer lives, or it was recovered by another
         size = os.fstat(descriptor).st_size
         complete = _end_of_last_line(descriptor, size)
         if complete < size:
@@ -110,13 +109,5 @@ def _rename_into(landing: Path, path: Path) -> None:
     path.rename(landing / path.name.removesuffix(UNFINISHED))
     # A rename that a power cut undoes leaves the file in the spool: nothing is lost.
     with contextlib.suppress(OSError):
-        _sync_folder(landing)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(landing)
+        sync_folder(path.parent)

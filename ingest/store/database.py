@@ -5,6 +5,7 @@ its turn; a reader waits too, because DuckDB's lock excludes readers while one w
 """
 
 import contextlib
+import functools
 import glob
 import os
 import shutil
@@ -12,137 +13,50 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import duckdb
 import tenacity
 
-from ingest.contracts import events
+from ingest.store.files import rename_durably, sync_folder
 
 DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
 DEFAULT_LANDING_ZONE = Path("data/landing")
 
-# No primary key and no unique index: DuckDB keeps an index in memory (5 to 8 GiB for 50
-# million ids) and has reported failures of replaying one after a kill. The loader keeps
-# `event_id` unique, and a data test proves it. `line` is compressed with zstd: a third
-# of the size that DuckDB's own choice gives.
-RAW_SCHEMA = """
-create schema if not exists raw;
-
-create table if not exists raw.lms_event (
-    event_id varchar not null,
-    event_key uuid not null,
-    type varchar not null,
-    schema_version integer not null,
-    user_id varchar not null,
-    class_id varchar not null,
-    course_id varchar,
-    occurred_at timestamp not null,
-    line varchar using compression zstd not null,
-    payload json generated always as (json_extract(line, '$.payload')) virtual,
-    received_at timestamp not null,
-    load_id bigint not null,
-    file varchar not null,
-    line_number bigint not null
-);
-
-create table if not exists raw.dead_letter (
-    load_id bigint not null,
-    file varchar not null,
-    line_number bigint not null,
-    reason varchar not null,
-    field varchar,
-    detail varchar not null,
-    event_id varchar,
-    line blob not null,
-    line_bytes bigint not null,
-    line_sha256 varchar not null,
-    first_seen timestamp not null,
-    attempts integer not null
-);
-
-create table if not exists raw.retried_letter (
-    retry_load_id bigint not null,
-    load_id bigint not null,
-    line_number bigint not null,
-    outcome varchar not null
-);
-
-create table if not exists raw.discarded_letter (
-    load_id bigint not null,
-    file varchar not null,
-    line_number bigint not null,
-    reason varchar not null,
-    field varchar,
-    detail varchar not null,
-    event_id varchar,
-    line blob not null,
-    line_bytes bigint not null,
-    line_sha256 varchar not null,
-    first_seen timestamp not null,
-    attempts integer not null,
-    discarded_at timestamp not null,
-    discarded_by varchar not null,
-    why varchar not null
-);
-
-create table if not exists raw.load (
-    load_id bigint not null,
-    kind varchar not null,
-    file varchar not null,
-    file_sha256 varchar not null,
-    file_bytes bigint not null,
-    file_mtime_ns bigint not null,
-    lines_read bigint not null,
-    accepted bigint not null,
-    duplicate bigint not null,
-    conflict bigint not null,
-    rejected bigint not null,
-    received_at timestamp not null,
-    seconds double not null,
-    loader_version varchar not null,
-    contracts_digest varchar not null,
-    erased bigint default 0
-);
-
--- For a file that an older version made.
-alter table raw.load add column if not exists erased bigint default 0;
-
-create table if not exists raw.catalogue (
-    load_id bigint not null,
-    effective_from timestamp not null,
-    class_id varchar not null,
-    course_id varchar not null,
-    title varchar not null,
-    position integer not null,
-    has_video integer not null,
-    has_quiz integer not null
-);
-
-create table if not exists raw.set_aside_event (
-    event_id varchar not null,
-    type varchar not null,
-    user_id varchar,
-    class_id varchar,
-    line varchar using compression zstd not null,
-    received_at timestamp not null,
-    file varchar not null
-);
-
-create table if not exists raw.tombstone (
-    user_hash varchar not null,
-    key_id varchar not null,
-    erased_at timestamp not null,
-    reason varchar not null
-);
-"""
-
-_TABLES = RAW_SCHEMA.count("create table")
-
 
 class WarehouseError(Exception):
     """Something the user can mend; its text is one line: what, where, what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, as one line of a message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def sql_path(path: Path) -> str:
+    """A path as a literal in SQL, where no parameter can stand."""
+    text = str(path).replace("'", "''")
+    return f"'{text}'"
+
+
+def sql_name(*parts: str) -> str:
+    """A name in SQL, whatever its characters: `"schema"."table"`."""
+    return ".".join('"{}"'.format(part.replace('"', '""')) for part in parts)
+
+
+@contextlib.contextmanager
+def transaction(
+    connection: duckdb.DuckDBPyConnection, *, dry_run: bool = False
+) -> Iterator[None]:
+    """All that the block writes, or nothing; on a `dry_run` always nothing."""
+    connection.execute("begin")
+    try:
+        yield
+        connection.execute("rollback" if dry_run else "commit")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # a full disk, say, has ended it
+            connection.execute("rollback")
+        raise
 
 
 def warehouse_path() -> Path:
@@ -167,6 +81,12 @@ def utc_now() -> datetime:
 
 class WarehouseLocked(WarehouseError):
     """Another process holds the file: the same call may pass later."""
+
+
+@functools.cache
+def raw_schema() -> str:
+    """The SQL that makes what is missing of the schema `raw`."""
+    return Path(__file__).with_name("raw.sql").read_text(encoding="utf-8")
 
 
 # DuckDB's file lock is between processes; within one, two connections share the file
@@ -218,13 +138,13 @@ def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
             f"{path}: another process has held the warehouse for {wait_sec:g} s; "
             "wait for it to end, or see who holds it with `fuser` on the file"
         )
-    first_line = str(error).splitlines()[0]
+    reason = first_line(error)
     if "not a valid DuckDB" in str(error) or "corrupt" in str(error).lower():
         return WarehouseError(
-            f"{path}: not a DuckDB file, or a damaged one ({first_line}); "
+            f"{path}: not a DuckDB file, or a damaged one ({reason}); "
             "restore it from a copy, or set LMS_WAREHOUSE to another path"
         )
-    return WarehouseError(f"{path}: cannot be opened ({first_line})")
+    return WarehouseError(f"{path}: cannot be opened ({reason})")
 
 
 def _raw_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
@@ -257,7 +177,7 @@ def _make(path: Path) -> None:
     new = path.with_name(f"{path.name}.new-{os.getpid()}")
     try:
         with contextlib.closing(duckdb.connect(str(new))) as connection:
-            connection.execute(RAW_SCHEMA)
+            connection.execute(raw_schema())
         # Not found: another process, making it too, has taken ours for left behind.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(new, path)
@@ -293,8 +213,8 @@ def open_for_writing(
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
             # Fewer: an older version made it, or it was an empty DuckDB file.
-            if _raw_tables(connection, path) < _TABLES:
-                connection.execute(RAW_SCHEMA)
+            if _raw_tables(connection, path) < raw_schema().count("create table"):
+                connection.execute(raw_schema())
             yield connection
         finally:
             connection.close()
@@ -314,7 +234,7 @@ def open_for_reading(
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
             tables = _raw_tables(connection, path)
-            if 0 < tables < _TABLES:
+            if 0 < tables < raw_schema().count("create table"):
                 # An older version made it; opened for writing it gets what it lacks.
                 connection.close()
                 with open_for_writing(path, wait_sec=wait_sec):
@@ -348,16 +268,12 @@ def rewrite(path: Path, *, wait_sec: float | None = None) -> None:
         with _held(path, wait_sec) as connection:
             try:
                 _copy(connection, path, fresh)
-                with fresh.open("rb+") as file:
-                    os.fchmod(file.fileno(), path.stat().st_mode)
-                    os.fsync(file.fileno())
-                os.replace(fresh, path)
-                sync_folder(path.parent)
+                fresh.chmod(path.stat().st_mode)
+                rename_durably(fresh, path)
             except (duckdb.Error, OSError) as error:
-                first_line = str(error).strip().splitlines()[0]
                 raise WarehouseError(
-                    f"{path}: cannot be written anew ({first_line}); what was deleted "
-                    "is still in its free space: run the same again"
+                    f"{path}: cannot be written anew ({first_line(error)}); what was "
+                    "deleted is still in its free space: run the same again"
                 ) from error
             finally:
                 remove_unfinished(path)
@@ -387,10 +303,10 @@ def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnect
         with contextlib.closing(duckdb.connect()) as connection:
             connection.execute("set timezone = 'UTC'")
             connection.execute("set enable_progress_bar = false")
-            temporary = _quoted(path.with_name(f"{path.name}.rewriting.tmp"))
+            temporary = sql_path(path.with_name(f"{path.name}.rewriting.tmp"))
             connection.execute(f"set temp_directory = {temporary}")
             try:
-                connection.execute(f"attach {_quoted(path)} as old (read_only)")
+                connection.execute(f"attach {sql_path(path)} as old (read_only)")
             except duckdb.Error as error:
                 if _is_locked(error):
                     continue  # someone was faster; `open_for_writing` waits for it
@@ -402,7 +318,7 @@ def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnect
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, fresh: Path) -> None:
-    connection.execute(f"attach {_quoted(fresh)} as fresh")
+    connection.execute(f"attach {sql_path(fresh)} as fresh")
     connection.execute("copy from database old to fresh")
     counted = [_contents(connection, database) for database in ("old", "fresh")]
     if counted[0] != counted[1]:
@@ -433,73 +349,7 @@ def _contents(
         rows = 0
         if is_table:
             [[rows]] = connection.execute(
-                f'select count(*) from {database}."{schema}"."{name}"'
+                f"select count(*) from {sql_name(database, schema, name)}"
             ).fetchall()
         found[schema, name] = (sql, rows)
     return found
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("'", "''")
-    return f"'{text}'"
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def record_load(
-    connection: duckdb.DuckDBPyConnection,
-    load_id: int,
-    kind: str,
-    source: Path | str,
-    file_sha256: str,
-    *,
-    received_at: datetime,
-    seconds: float,
-    lines_read: int = 0,
-    accepted: int = 0,
-    duplicate: int = 0,
-    conflict: int = 0,
-    rejected: int = 0,
-    erased: int = 0,
-) -> None:
-    """Writes the load's row: what it was made of, by which versions, and its counts.
-
-    `source` is the file, or a name for what is none.
-    """
-    stat = source.stat() if isinstance(source, Path) else None
-    row = {
-        "load_id": load_id,
-        "kind": kind,
-        "file": str(source),
-        "file_sha256": file_sha256,
-        "file_bytes": stat.st_size if stat else 0,
-        "file_mtime_ns": stat.st_mtime_ns if stat else 0,
-        "lines_read": lines_read,
-        "accepted": accepted,
-        "duplicate": duplicate,
-        "conflict": conflict,
-        "rejected": rejected,
-        "erased": erased,
-        "received_at": received_at,
-        "seconds": seconds,
-        "loader_version": version("lms-warehouse"),
-        "contracts_digest": events.digest(),
-    }
-    columns = ", ".join(row)
-    values = ", ".join(f"${name}" for name in row)
-    connection.execute(f"insert into raw.load ({columns}) values ({values})", row)
-
-
-def next_load_id(connection: duckdb.DuckDBPyConnection) -> int:
-    """The id of the load that is being made: they grow by one."""
-    [[load_id]] = connection.execute(
-        "select coalesce(max(load_id), 0) + 1 from raw.load"
-    ).fetchall()
-    return int(load_id)

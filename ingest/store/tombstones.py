@@ -10,7 +10,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from ingest.store.database import WarehouseError
+from ingest.store.files import write_durably
 
 KEY_VARIABLE = "LMS_ERASURE_KEY"
 SHORTEST_KEY = 32
@@ -149,15 +149,7 @@ def _make_key(warehouse_path: Path) -> Key:
     path = key_file(warehouse_path)
     text = secrets.token_hex(32)
     try:
-        # Only its owner may read what `mkstemp` makes.
-        descriptor, unfinished = tempfile.mkstemp(
-            prefix=f".{path.name}.", dir=path.parent
-        )
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(unfinished, path)
+        write_durably(path, f"{text}\n".encode(), mode=0o600)
     except OSError as error:
         raise WarehouseError(
             f"{path}: the key cannot be written ({error.strerror}); make the folder "

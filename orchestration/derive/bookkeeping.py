@@ -15,6 +15,8 @@ from pathlib import Path
 
 import duckdb
 
+from ingest.store.database import transaction
+
 # The schemas that dbt makes.
 LAYERS = ("staging", "projections", "signals", "progress", "monitoring")
 
@@ -144,23 +146,22 @@ def forget_checks(
 
 def remember_success(connection: duckdb.DuckDBPyConnection, project: str) -> None:
     """After a refresh of everything that succeeded, with its tests."""
-    connection.execute("begin")
-    connection.execute("delete from staging.checked_load")
-    connection.execute(
-        "insert into staging.checked_load "
-        "select model, load_id, rule_fingerprint from staging.consumed_load"
-    )
-    connection.execute("delete from staging.refreshed")
-    database = _database(connection)
-    connection.execute(
-        "insert into staging.refreshed (state, made, project) values ($1, $2, $3)",
-        [
-            state_fingerprint(connection, database),
-            made_fingerprint(connection, database),
-            project,
-        ],
-    )
-    connection.execute("commit")
+    with transaction(connection):
+        connection.execute("delete from staging.checked_load")
+        connection.execute(
+            "insert into staging.checked_load "
+            "select model, load_id, rule_fingerprint from staging.consumed_load"
+        )
+        connection.execute("delete from staging.refreshed")
+        database = _database(connection)
+        connection.execute(
+            "insert into staging.refreshed (state, made, project) values ($1, $2, $3)",
+            [
+                state_fingerprint(connection, database),
+                made_fingerprint(connection, database),
+                project,
+            ],
+        )
 
 
 def _is_there(connection: duckdb.DuckDBPyConnection, table: str) -> bool:

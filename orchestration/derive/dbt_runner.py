@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from ingest.store import database
-from ingest.store.database import WarehouseError
+from ingest.store.database import WarehouseError, first_line
 from orchestration.derive import bookkeeping
 
 DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
@@ -165,7 +165,7 @@ def _with_keys(warehouse_path: Path, node: Node) -> Node:
     try:
         keys = failing_keys.find(warehouse_path, node.compiled_code, node.message)
     except (WarehouseError, duckdb.Error, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         return replace(node, message=f"{node.message}; its keys are unknown: {reason}")
     return node if keys is None else replace(node, message=f"{node.message}; {keys}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 
+from ingest.store.database import transaction
 from orchestration.shadow import shadow
 from orchestration.shadow.shadow import LIVE
 
@@ -194,10 +195,9 @@ class _Trial:
             """,
             [list(numbers)],
         )
-        self._connection.execute("begin")
-        for target, source, key in self._tables:
-            self._refill(target, source, key)
-        self._connection.execute("commit")
+        with transaction(self._connection):
+            for target, source, key in self._tables:
+                self._refill(target, source, key)
 
     def _refill(self, target: str, source: str, key: Sequence[str]) -> None:
         columns = ", ".join(key)

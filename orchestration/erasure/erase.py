@@ -13,7 +13,6 @@ same again, and ends where an unbroken run ends.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -30,6 +29,7 @@ import duckdb
 
 from ingest.store import database, erasure, tombstones
 from ingest.store.database import WarehouseError
+from ingest.store.files import lock_open_file, sync_folder, write_durably
 from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import publish
 from orchestration.outbox.integration_events import FORMATS
@@ -197,14 +197,8 @@ def _erase_rows(
             reason=reason.strip(),
             erased_at=now or database.utc_now(),
         )
-        connection.execute("begin")
-        try:
+        with database.transaction(connection):
             found = _look(connection, user_ids, dry_run=False)
-            connection.execute("commit")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                connection.execute("rollback")
-            raise
     return replace(found, new_tombstones=new)
 
 
@@ -222,7 +216,8 @@ def _look(
     what = "select count(*)" if dry_run else "delete"
     for schema, table in _tables_by_learner(connection):
         [[count]] = connection.execute(
-            f'{what} from "{schema}"."{table}" where user_id in (select unnest($1))',
+            f"{what} from {database.sql_name(schema, table)} "
+            "where user_id in (select unnest($1))",
             [list(user_ids)],
         ).fetchall()
         name = f"{schema}.{table}"
@@ -312,9 +307,7 @@ def _erase_files(
                 unfinished.unlink(missing_ok=True)
         for file in sorted(spool.glob("*.part")):
             with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if not lock_open_file(opened.fileno()):
                     if _erase_lines(file, users, _learner_of, dry_run=True):
                         in_use.append(str(file))
                     continue
@@ -338,10 +331,10 @@ def _erase_lines(
     gone = len(all_lines) - len(kept)
     if gone and not dry_run:
         if kept:
-            publish.write_durably(path, b"".join(kept))
+            write_durably(path, b"".join(kept))
         else:
             path.unlink()
-            database.sync_folder(path.parent)
+            sync_folder(path.parent)
     return gone
 
 

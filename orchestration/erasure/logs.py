@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ingest.landing import lines
 from ingest.store import database
-from orchestration.outbox import publish
+from ingest.store.files import write_durably
 
 _SCANNED_BYTES = 16 * 1024 * 1024
 
@@ -96,7 +96,7 @@ def _erase_lines(file: Path, names: Names, dry_run: bool) -> int:
     all_lines = file.read_bytes().splitlines(keepends=True)
     kept = [line for line in all_lines if not names.are_in(line)]
     if not dry_run:
-        publish.write_durably(file, b"".join(kept))
+        write_durably(file, b"".join(kept))
     return len(all_lines) - len(kept)
 
 

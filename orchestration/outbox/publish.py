@@ -15,7 +15,6 @@ again: the same file, or the same ids under the same Idempotency-Key.
 
 import contextlib
 import email.utils
-import fcntl
 import hashlib
 import http.client
 import json
@@ -23,7 +22,6 @@ import os
 import re
 import socket
 import threading
-import time
 import urllib.parse
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import filelock
 import tenacity
 import yaml
 
-from ingest.store import database
+from ingest.store import database, files
 from ingest.store.database import WarehouseError
 from orchestration.derive.dbt_runner import DBT_PROJECT
 from orchestration.outbox import integration_events
@@ -231,7 +230,7 @@ def enqueue(warehouse_path: Path, settings: Settings) -> int:
             raise WarehouseError(
                 f"{warehouse_path}: there are no signals yet; run `warehouse refresh`"
             )
-        with _transaction(connection):
+        with database.transaction(connection):
             [[last]] = connection.execute(
                 "select coalesce(max(last_sequence), 0) from outbox.batch"
             ).fetchall()
@@ -304,18 +303,6 @@ def enqueue(warehouse_path: Path, settings: Settings) -> int:
                 },
             )
     return int(count)
-
-
-@contextlib.contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("begin")
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):  # a full disk has ended it
-            connection.execute("rollback")
-        raise
-    connection.execute("commit")
 
 
 @dataclass(frozen=True)
@@ -402,7 +389,7 @@ def _note(
     not_before: datetime | None = None,
     error: str | None = None,
 ) -> None:
-    with _transaction(connection):
+    with database.transaction(connection):
         connection.execute(
             "insert into outbox.place by name select $target as target, "
             "0 as sequence where not exists "
@@ -475,7 +462,7 @@ def folder_target(form: Format, folder: Path) -> Target:
                     f"{path.parent}: has files of another outbox; move them away, or "
                     "set LMS_OUTBOX to another folder"
                 )
-            write_durably(path, content)
+            files.write_durably(path, content)
         except OSError as error:
             raise NotDelivered(f"{path}: not written ({error.strerror})") from error
 
@@ -514,27 +501,6 @@ def _is_of_another_outbox(path: Path, content: bytes, batch: Batch) -> bool:
     if path.exists():
         return path.read_bytes() != content
     return batch.first == 1 and any(path.parent.glob(f"{path.name.split('-')[0]}-*"))
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """The file is there with all its content, or not at all, whatever is pulled.
-
-    The same call again, after a kill, gives the same file; the hidden one that a killed
-    call may leave is its own to overwrite.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def receiver_target(
@@ -635,7 +601,11 @@ def _post(
             receiver.url, headers, body, timeout_sec
         )
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = "" if isinstance(error, TimeoutError) else f" ({_first_line(error)})"
+        reason = (
+            ""
+            if isinstance(error, TimeoutError)
+            else f" ({database.first_line(error)})"
+        )
         raise _Unavailable(f"{receiver.name}: no answer{reason}") from error
     meaning = http.client.responses.get(status, "")
     said = f"{receiver.name}: answered {status} {meaning}".rstrip()
@@ -685,10 +655,6 @@ def _exchange(
 def _cut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connected.shutdown(socket.SHUT_RDWR)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _refused_statements(answer: bytes) -> int:
@@ -793,20 +759,20 @@ def deliver(
 
 
 @contextlib.contextmanager
-def alone(warehouse_path: Path, target: str) -> Iterator[bool]:
+def alone(warehouse_path: Path, target: str, *, wait_sec: float = 0) -> Iterator[bool]:
     """Whether this process is the one that delivers to the target.
 
     The lock ends with the process, however it ends.
     """
     name = hashlib.sha256(target.encode()).hexdigest()[:12]
     path = warehouse_path.with_name(f".{warehouse_path.name}.publish-{name}.lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    lock = files.lock(path, wait_sec=wait_sec)
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -816,18 +782,14 @@ def held(warehouse_path: Path, target: str) -> Iterator[None]:
     Raises `WarehouseError` where another one goes on for longer than the wait for the
     warehouse.
     """
-    deadline = time.monotonic() + database.lock_wait_sec()
-    while True:
-        with alone(warehouse_path, target) as is_alone:
-            if is_alone:
-                yield
-                return
-        if time.monotonic() > deadline:
+    wait_sec = database.lock_wait_sec()
+    with alone(warehouse_path, target, wait_sec=wait_sec) as is_alone:
+        if not is_alone:
             raise WarehouseError(
                 f"{target}: is being published to; wait for it to end, and run this "
                 "again"
             )
-        time.sleep(0.1)
+        yield
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from ingest.store.database import sql_name
 from orchestration.derive.dbt_runner import Relation
 from orchestration.shadow.shadow import LIVE
 
@@ -260,7 +261,7 @@ def short(value: object) -> str:
 
 
 def quoted(relation: Relation) -> str:
-    return f'"{relation.schema}"."{relation.name}"'
+    return sql_name(relation.schema, relation.name)
 
 
 def columns(

@@ -7,7 +7,6 @@ signals name as their sources are there. A model that is behind is compared with
 deriving up to its own place gives: to be behind is no error.
 """
 
-import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from ingest.store import conservation, database
+from ingest.store import conservation, database, loads
 from ingest.store.conservation import BrokenLoad, Totals
 from ingest.store.database import WarehouseError
 from orchestration.derive.dbt_runner import Relation
@@ -243,8 +242,8 @@ def reconcile(
             again = _reconcile(warehouse_path, False, examples, variables)
             found = replace(again, repaired=found.repaired)
     except duckdb.Error as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WarehouseError(f"{warehouse_path}: {first_line}") from error
+        reason = database.first_line(error)
+        raise WarehouseError(f"{warehouse_path}: {reason}") from error
     return replace(found, seconds=time.perf_counter() - started)
 
 
@@ -289,7 +288,7 @@ class _Live:
                 "from staging.consumed_load order by all"
             ).fetchall()
         self.places: dict[str, int] = {model: place for model, place, *_ in rows}
-        self.newest = database.next_load_id(connection) - 1
+        self.newest = loads.next_load_id(connection) - 1
         [[events]] = connection.execute(
             "select count(*) from raw.lms_event where load_id <= $1",
             [max(self.places.values(), default=0)],
@@ -517,8 +516,7 @@ class _Again:
         for place in self._places:
             shadow.attach(live, self._path(place), _shadow(place))
         done = []
-        live.execute("begin")
-        try:
+        with database.transaction(live):
             for place, relation, table in self._differing:
                 done.append(_repair_table(live, relation, table, _shadow(place)))
             for relation in self._views:
@@ -545,11 +543,6 @@ class _Again:
                 "update staging.consumed_load set consumed_at = $1",
                 [database.utc_now()],
             )
-            live.execute("commit")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):  # a full disk has ended it
-                live.execute("rollback")
-            raise
         return tuple(done)
 
 

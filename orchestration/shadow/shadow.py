@@ -7,7 +7,6 @@ same models and the same bookkeeping; no model knows of it.
 """
 
 import contextlib
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,7 +19,13 @@ import duckdb
 import tenacity
 
 from ingest.store import database
-from ingest.store.database import WarehouseError, WarehouseLocked
+from ingest.store.database import (
+    WarehouseError,
+    WarehouseLocked,
+    first_line,
+    sql_path,
+)
+from ingest.store.files import lock
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_runner import Relation
 
@@ -61,8 +66,7 @@ def folder(warehouse_path: Path) -> Iterator[Path]:
             f"{warehouse_path.parent}: no shadow can be made here ({error.strerror})"
         ) from error
     try:
-        with (path / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(path / "lock"):
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -71,9 +75,12 @@ def folder(warehouse_path: Path) -> Iterator[Path]:
 def remove_left_behind(warehouse_path: Path) -> None:
     """Removes the shadows beside the warehouse that nobody uses any more."""
     for path in warehouse_path.parent.glob(f"{warehouse_path.name}.shadow-*"):
-        with contextlib.suppress(OSError), (path / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+        if (path / "lock").exists():  # else it is being made
+            with (
+                contextlib.suppress(OSError),  # a timeout is one
+                lock(path / "lock", wait_sec=0),
+            ):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -90,14 +97,12 @@ def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnecti
             )
             yield connection
     except duckdb.Error as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WarehouseError(f"nothing was changed: {first_line}") from error
+        raise WarehouseError(f"nothing was changed: {first_line(error)}") from error
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
     """Attaches a DuckDB file for reading."""
-    quoted = str(path).replace("'", "''")
-    connection.execute(f"attach '{quoted}' as {name} (read_only)")
+    connection.execute(f"attach {sql_path(path)} as {name} (read_only)")
 
 
 def make_raw(connection: duckdb.DuckDBPyConnection, cut: Cut) -> None:

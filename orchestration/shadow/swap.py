@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from ingest.store import database
-from ingest.store.database import WarehouseError
+from ingest.store.database import WarehouseError, first_line, transaction
 from orchestration.derive.dbt_runner import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.difference import columns, definition, quoted
@@ -249,14 +249,8 @@ def _put(live: duckdb.DuckDBPyConnection, relation: Relation, rows: str) -> None
 @contextlib.contextmanager
 def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """All or nothing; a full disk, say, is one line."""
-    connection.execute("begin")
     try:
-        yield
-        connection.execute("commit")
-    except BaseException as error:
-        with contextlib.suppress(duckdb.Error):  # what failed may have ended it
-            connection.execute("rollback")
-        if isinstance(error, duckdb.Error):
-            first_line = str(error).strip().splitlines()[0]
-            raise WarehouseError(f"nothing was changed: {first_line}") from error
-        raise
+        with transaction(connection):
+            yield
+    except duckdb.Error as error:
+        raise WarehouseError(f"nothing was changed: {first_line(error)}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from ingest.store.database import sql_path, transaction
 from orchestration.derive.bookkeeping import LAYERS, quoted_list
 
 # Names in the connection that publishes.
@@ -81,21 +82,21 @@ def write(
             # A block of the file before is damaged, say: only one that is written whole
             # reads nothing of it.
             with contextlib.suppress(duckdb.Error):
-                connection.execute("rollback")
-            with contextlib.suppress(duckdb.Error):
                 connection.execute(f"detach {NEW}")
             for file in (path, path.with_name(f"{path.name}.wal")):
                 file.unlink(missing_ok=True)
         else:
             return
     tables = _tables(connection, stand.load_id)
-    connection.execute(f"attach {quoted(path)} as {NEW}")
-    connection.execute("begin")
-    for schema in ("raw", "published", *LAYERS):
-        connection.execute(f"create schema {NEW}.{schema}")
-    for table in tables:
-        _copy(connection, table)
-    _finish(connection, stand, changes=0)
+    connection.execute(f"attach {sql_path(path)} as {NEW}")
+    with transaction(connection):
+        for schema in ("raw", "published", *LAYERS):
+            connection.execute(f"create schema {NEW}.{schema}")
+        for table in tables:
+            _copy(connection, table)
+        _describe(connection, stand, changes=0)
+        _make_events(connection, stand)
+    _finish(connection)
 
 
 def _write_changes(
@@ -108,17 +109,16 @@ def _write_changes(
 ) -> None:
     tables = _tables(connection, stand.load_id)
     shutil.copyfile(before, path)
-    connection.execute(f"attach {quoted(path)} as {NEW}")
-    connection.execute("begin")
-    for table in tables:
-        _take_changes(connection, table, since)
-    _finish(connection, stand, changes)
+    connection.execute(f"attach {sql_path(path)} as {NEW}")
+    with transaction(connection):
+        for table in tables:
+            _take_changes(connection, table, since)
+        _describe(connection, stand, changes)
+        _make_events(connection, stand)
+    _finish(connection)
 
 
-def _finish(connection: duckdb.DuckDBPyConnection, stand: Stand, changes: int) -> None:
-    _describe(connection, stand, changes)
-    _make_events(connection, stand)
-    connection.execute("commit")
+def _finish(connection: duckdb.DuckDBPyConnection) -> None:
     _make_views(connection)
     connection.execute(f"checkpoint {NEW}")
     connection.execute(f"detach {NEW}")
@@ -259,7 +259,7 @@ def _make_events(connection: duckdb.DuckDBPyConnection, stand: Stand) -> None:
     )
     if stand.files:
         folder = stand.generation.parent
-        names = ", ".join(quoted(folder / file) for file in stand.files)
+        names = ", ".join(sql_path(folder / file) for file in stand.files)
         source = f"read_parquet([{names}], hive_partitioning = false)"
         connection.execute(
             f"create or replace view {NEW}.raw.lms_event as "
@@ -304,8 +304,3 @@ def _views(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
         f"where database_name = '{database}' and {_OF_LAYERS} order by sql"
     ).fetchall()
     return [sql for (sql,) in found]
-
-
-def quoted(path: Path) -> str:
-    text = str(path).replace("'", "''")
-    return f"'{text}'"

@@ -21,7 +21,7 @@ from typing import Any
 
 import duckdb
 
-from ingest.store import database
+from ingest.store import database, files
 from ingest.store.database import WarehouseError
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_runner import Derivation, Relation
@@ -92,20 +92,16 @@ def make(warehouse_path: Path, name: str) -> Sandbox:
         raise WarehouseError(
             f"{path}: is there already; `warehouse sandbox {name} --remove` removes it"
         )
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Opened, so that it is there until it is copied, whatever is published.
-        with snapshot.opened(warehouse_path):
+        with snapshot.opened(warehouse_path), files.new_file(path) as unfinished:
             newest = snapshot.snapshot_path(warehouse_path).resolve()
             shutil.copyfile(newest, unfinished)
-        with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
-            _complete_raw(connection)
-        os.replace(unfinished, path)
+            with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
+                _complete_raw(connection)
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return _described(path)
 
 
@@ -199,8 +195,8 @@ def _opened(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
-        first_line = str(error).splitlines()[0]
-        raise WarehouseError(f"{path}: cannot be opened ({first_line})") from error
+        reason = database.first_line(error)
+        raise WarehouseError(f"{path}: cannot be opened ({reason})") from error
     with contextlib.closing(connection):
         connection.execute("set timezone = 'UTC'")
         connection.execute("set enable_progress_bar = false")
@@ -226,7 +222,7 @@ def _complete_raw(connection: duckdb.DuckDBPyConnection) -> None:
     """Empty tables for what of `raw` is not published: dbt knows them as sources."""
     connection.execute("attach ':memory:' as empty_")
     connection.execute("use empty_")
-    connection.execute(database.RAW_SCHEMA)
+    connection.execute(database.raw_schema())
     own = connection.execute(
         "select database_name from duckdb_databases() "
         "where not internal and database_name != 'empty_'"
@@ -246,24 +242,24 @@ def _complete_raw(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _take_raw(connection: duckdb.DuckDBPyConnection) -> None:
     """Takes in what was published since: small tables, and a view of more files."""
-    connection.execute("begin")
-    for (table,) in connection.execute(
-        "select table_name from duckdb_tables() "
-        f"where database_name = '{LIVE}' and schema_name = 'raw'"
-    ).fetchall():
-        connection.execute(f"drop table if exists raw.{table}")
-        connection.execute(f"create table raw.{table} as from {LIVE}.raw.{table}")
-    events = connection.execute(
-        "select sql from duckdb_views() "
-        f"where database_name = '{LIVE}' and schema_name = 'raw'"
-    ).fetchall()
-    for (sql,) in events:
-        connection.execute("drop view if exists raw.lms_event")
-        connection.execute(sql)
-    connection.execute(
-        f"create or replace table published.snapshot as from {LIVE}.published.snapshot"
-    )
-    connection.execute("commit")
+    with database.transaction(connection):
+        for (table,) in connection.execute(
+            "select table_name from duckdb_tables() "
+            f"where database_name = '{LIVE}' and schema_name = 'raw'"
+        ).fetchall():
+            connection.execute(f"drop table if exists raw.{table}")
+            connection.execute(f"create table raw.{table} as from {LIVE}.raw.{table}")
+        events = connection.execute(
+            "select sql from duckdb_views() "
+            f"where database_name = '{LIVE}' and schema_name = 'raw'"
+        ).fetchall()
+        for (sql,) in events:
+            connection.execute("drop view if exists raw.lms_event")
+            connection.execute(sql)
+        connection.execute(
+            "create or replace table published.snapshot as "
+            f"from {LIVE}.published.snapshot"
+        )
 
 
 def _changed_rules(

@@ -17,7 +17,6 @@ warehouse, or of one from which no learner had been erased yet.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,8 @@ from typing import Any
 import duckdb
 
 from ingest.store import database
-from ingest.store.database import WarehouseError
+from ingest.store.database import WarehouseError, first_line
+from ingest.store.files import lock, rename_durably, sync_folder
 from orchestration.derive.bookkeeping import state_fingerprint
 from orchestration.shadow import shadow
 from orchestration.snapshot.content import (
@@ -37,7 +37,6 @@ from orchestration.snapshot.content import (
     EVENT_COLUMNS,
     LIVE,
     Stand,
-    quoted,
     write,
 )
 
@@ -95,8 +94,7 @@ class _Folder:
     def alone(self) -> Iterator[None]:
         """Waits for its turn; what a killed publication left unfinished goes."""
         self.own.mkdir(parents=True, exist_ok=True)
-        with (self.own / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(self.own / "lock"):
             shutil.rmtree(self.spill, ignore_errors=True)
             for unfinished in self.own.rglob(".*.unfinished*"):
                 unfinished.unlink(missing_ok=True)
@@ -120,10 +118,9 @@ def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             raise WarehouseError(
                 f"{path}: nothing was published yet; run `warehouse refresh`"
             ) from error
-        first_line = str(error).splitlines()[0]
         raise WarehouseError(
-            f"{path}: cannot be opened ({first_line}); remove it and run `warehouse "
-            "refresh`, which publishes it again"
+            f"{path}: cannot be opened ({first_line(error)}); remove it and run "
+            "`warehouse refresh`, which publishes it again"
         ) from error
     with contextlib.closing(connection):
         connection.execute("set timezone = 'UTC'")
@@ -143,10 +140,9 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
         with folder.alone(), _attached(warehouse_path, folder) as connection:
             return _publish(connection, folder, start_over)
     except (duckdb.Error, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise WarehouseError(
-            f"{folder.current}: cannot be published ({first_line}); readers keep the "
-            "snapshot before"
+            f"{folder.current}: cannot be published ({first_line(error)}); "
+            "readers keep the snapshot before"
         ) from error
 
 
@@ -218,12 +214,12 @@ def _publish(
         Stand(load_id, published_at, state, generation, tuple(files)),
         (folder.current.resolve(), before.load_id) if before else None,
     )
-    _rename_durably(unfinished, path)
+    rename_durably(unfinished, path)
     link = folder.current.with_name(f".{folder.current.name}.unfinished")
     link.unlink(missing_ok=True)
     link.symlink_to(path.relative_to(folder.current.parent))
     os.replace(link, folder.current)
-    database.sync_folder(folder.current.parent)
+    sync_folder(folder.current.parent)
     _remove_old(folder, generation, keep=SNAPSHOTS_KEPT if before else 1)
     return _described(folder, load_id, published_at, files, events, is_new=True)
 
@@ -324,19 +320,12 @@ def _append_events(
                 select {EVENT_COLUMNS} {new}
                 and occurred_at >= date '{month}'
                 and occurred_at < date '{month}' + interval 1 month
-            ) to {quoted(unfinished)} (format parquet, compression zstd)
+            ) to {database.sql_path(unfinished)} (format parquet, compression zstd)
             """
         )
-        _rename_durably(unfinished, target)
+        rename_durably(unfinished, target)
         files.append(str(target.relative_to(generation.parent)))
     return files, sum(count for _, count in months)
-
-
-def _rename_durably(unfinished: Path, path: Path) -> None:
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    database.sync_folder(path.parent)
 
 
 def _remove_old(folder: _Folder, generation: Path, *, keep: int) -> None:

@@ -1,0 +1,78 @@
+"""Files that are whole and durable, or not there; and locks that end with the process.
+
+A producer needs this module: it imports nothing but the standard library at its head.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_durably(unfinished: Path, path: Path) -> None:
+    """Gives a finished file its name, also one that another file has so far."""
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path` at the end of the block.
+
+    An error in the block leaves nothing behind. A killed process may leave the hidden
+    file; the next call for the same path overwrites it.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        rename_durably(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Writes a file, whole or not at all, and makes its folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as unfinished:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with os.fdopen(os.open(unfinished, flags, mode), "wb") as file:
+            file.write(content)
+    sync_folder(path.parent.parent)
+
+
+def lock(path: Path, *, wait_sec: float = -1) -> "BaseFileLock":
+    """The lock file at `path`, to hold in a `with` block; kept when it is let go.
+
+    Raises `filelock.Timeout` after `wait_sec`; below 0 it waits for ever.
+    """
+    from filelock import FileLock
+
+    return FileLock(path, timeout=wait_sec, preserve_lock_file=True)
+
+
+def lock_open_file(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False where another holds its lock.
+
+    For files that are their own lock, such as those of a spool.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
