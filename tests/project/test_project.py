@@ -162,6 +162,15 @@ def test_the_lock_names_hashes_and_no_addresses() -> None:
     assert text.count("--hash=sha256:") > text.count("==")
 
 
+@pytest.mark.parametrize(
+    "path", [PROJECT / "requirements.lock", *PROJECT.glob("tests/requirements-*.txt")]
+)
+def test_a_lock_has_no_extras(path: Path) -> None:
+    """With hashes, pip takes `name[extra]==1` for another requirement than `name==1`."""
+    assert re.findall(r"^[\w.-]+==", path.read_text(), re.MULTILINE)
+    assert re.findall(r"^[\w.-]+\[.*", path.read_text(), re.MULTILINE) == []
+
+
 def test_nothing_is_fetched_or_reported() -> None:
     project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
     dagster = yaml.safe_load((PROJECT / "orchestration" / "dagster.yaml").read_text())
