@@ -45,7 +45,7 @@ from tests.support.kills import KILLS, kill_again_until
 
 
 def run_and_tell(
-    began: Any, ended: Any, run: Callable[..., None], *arguments: Any
+    began: Any, ended: Any, run: Callable[..., Any], *arguments: Any
 ) -> None:
     """Runs; says at which CPU time of its process that began, and ended."""
     began.value = time.process_time()
@@ -57,12 +57,12 @@ def run_and_tell(
 class Processes:
     context: ForkServerContext
 
-    def start(self, run: Callable[..., None], *arguments: Any) -> BaseProcess:
+    def start(self, run: Callable[..., Any], *arguments: Any) -> BaseProcess:
         process = self.context.Process(target=run, args=arguments)
         process.start()
         return process
 
-    def cpu_seconds(self, run: Callable[..., None], *arguments: Any) -> float:
+    def cpu_seconds(self, run: Callable[..., Any], *arguments: Any) -> float:
         """Runs to the end; what that takes."""
         began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
         process = self.start(run_and_tell, began, ended, run, *arguments)
@@ -71,7 +71,7 @@ class Processes:
         return float(ended.value - began.value)
 
     def killed(
-        self, cpu_seconds: float, run: Callable[..., None], *arguments: Any
+        self, cpu_seconds: float, run: Callable[..., Any], *arguments: Any
     ) -> bool:
         """Whether the process was killed before its end, after so much of the work.
 
@@ -262,7 +262,7 @@ def halfway(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for effective_from, classes in later:
         warehouse.land_catalogue(*classes, effective_from=effective_from)
     warehouse.land(log.events[60:])
-    return shutil.copy(warehouse.path, tmp_path_factory.mktemp("halfway"))
+    return Path(shutil.copy(warehouse.path, tmp_path_factory.mktemp("halfway")))
 
 
 def copy_of(warehouse: Path, folder: Path) -> Warehouse:

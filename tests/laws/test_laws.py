@@ -124,7 +124,7 @@ def an_event(random: Random, event_id: str) -> Json:
         return quiz(event_id, **a_score(random), **where)
     make = random.choice([ping, ping_v1])
     # The other version's fields mean nothing, whatever is in them.
-    payload = random.choice(
+    payload: Json = random.choice(
         [
             {},
             {"position": "far", "position_sec": "far"},

@@ -166,7 +166,7 @@ def test_the_lock_names_hashes_and_no_addresses() -> None:
     "path", [PROJECT / "requirements.lock", *PROJECT.glob("tests/requirements-*.txt")]
 )
 def test_a_lock_has_no_extras(path: Path) -> None:
-    """With hashes, pip takes `name[extra]==1` for another requirement than `name==1`."""
+    """Checking hashes, pip takes `name[extra]` for another requirement than `name`."""
     assert re.findall(r"^[\w.-]+==", path.read_text(), re.MULTILINE)
     assert re.findall(r"^[\w.-]+\[.*", path.read_text(), re.MULTILINE) == []
 

@@ -42,6 +42,7 @@ DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring")
 def examples(few: int) -> int:
     """How many a property test tries: few with every run of the tests, and ten times as
     many, which are new ones, with `make test-slow`."""
+    assert settings.default is not None
     return few if settings.default.derandomize else 10 * few
 
 
@@ -189,8 +190,11 @@ class Warehouse:
         return catalogue.land_catalogue(
             path,
             self.path,
-            effective_from=effective_from
-            and catalogue.parse_effective_from(effective_from),
+            effective_from=(
+                catalogue.parse_effective_from(effective_from)
+                if effective_from
+                else None
+            ),
             received_at=received_at,
         )
 

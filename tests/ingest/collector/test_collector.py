@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from ingest.collector import request_body, tokens
 from ingest.collector.limits import Limits
 from ingest.collector.request_body import LARGEST_BODY_BYTES
+from ingest.landing import zone
 from ingest.store.database import WarehouseError
 from orchestration.cli import app
 from tests.support.builders import Json, Warehouse, event, ping, quiz, without
@@ -120,9 +121,10 @@ def test_what_is_accepted_is_what_landing_accepts(
 ) -> None:
     """Every event, broken in random ways, has the same fate at both doors."""
     chance = Random(5)
+    builders: list[Callable[[str], Json]] = [ping, quiz]
     bodies = []
     for number in range(400):
-        body = json.dumps(chance.choice([ping, quiz])(f"e{number}"), indent=2)
+        body = json.dumps(chance.choice(builders)(f"e{number}"), indent=2)
         for _ in range(chance.randrange(3)):
             at = chance.randrange(len(body))
             body = body[:at] + chance.choice('0-9."{}[],:nax\\ ') + body[at + 1 :]
@@ -390,7 +392,7 @@ def test_a_browser_can_only_write_as_its_own_learner(collector: Collecting) -> N
         {"Learner-Token": jwt.encode({"sub": "ada", "exp": 2**33}, "x" * 40)},
         {"Learner-Token": jwt.encode({"sub": "ada"}, LEARNER_SECRET)},
         {"Learner-Token": jwt.encode({"exp": 2**33}, LEARNER_SECRET)},
-        {"Learner-Token": jwt.encode({"sub": "ada", "exp": 2**33}, None, "none")},
+        {"Learner-Token": jwt.encode({"sub": "ada", "exp": 2**33}, "", "none")},
         {
             "Learner-Token": jwt.encode(
                 {"sub": "ada", "exp": 2**33}, LEARNER_SECRET * 2, "HS512"
@@ -663,9 +665,9 @@ def test_killed_under_load_it_loses_no_acknowledged_event(
     with service(tmp_path) as collector:  # hands on what was left behind
         assert collector.stop() == 0
     # As the sensor's run does; the second one finds nothing to take.
-    zone = tmp_path / "landing"
-    assert len(zone.land_zone(zone, warehouse.path).events.loads) > kills
-    assert zone.land_zone(zone, warehouse.path).events.loads == ()
+    folder = tmp_path / "landing"
+    assert len(zone.land_zone(folder, warehouse.path).events.loads) > kills
+    assert zone.land_zone(folder, warehouse.path).events.loads == ()
 
     landed = [name for (name,) in warehouse.rows("select event_id from raw.lms_event")]
     assert len(acknowledged) > 100 * kills
@@ -879,7 +881,7 @@ def test_what_cannot_be_made_or_revoked_is_said(tmp_path: Path) -> None:
         ({"name": "a", "sources": ["web"], "rate": 0}, "--rate 0"),
     ):
         with pytest.raises(WarehouseError, match=message):
-            tokens.create(path, **wrong)  # type: ignore[arg-type]
+            tokens.create(path, **wrong)
     with pytest.raises(WarehouseError, match="no active token of that name"):
         tokens.revoke(path, "nobody")
     path.write_text("[{}]")

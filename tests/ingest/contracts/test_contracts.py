@@ -39,7 +39,7 @@ EVERY_CONTRACT = pytest.mark.parametrize(
 
 def golden(contract: Contract) -> Json:
     path = LINES / f"{contract_name(contract)}.golden.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def lines(contract: Contract) -> list[str]:
@@ -73,8 +73,8 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
     warehouse = Warehouse(tmp_path_factory.mktemp("contracts"))
     warehouse.land_files(*sorted(LINES.glob("*.ndjson")))
-    models = {staging_model(c) for c in events.contracts().values()} - {None}
-    derivation = derive(warehouse.path, select=["stg_event", *sorted(models)])
+    models = {staging_model(c) for c in events.contracts().values()}
+    derivation = derive(warehouse.path, select=["stg_event", *filter(None, models)])
     assert derivation.succeeded, derivation.failures
     return warehouse
 

@@ -199,8 +199,8 @@ def pings() -> list[Json]:
         ("c3", 20999, 100000),
         ("c4", 0, 1),
     ]:
-        seconds = {"position": position_ms / 1000, "duration": duration_ms / 1000}
-        where = {"in_class": class_id}
+        seconds: Json = {"position": position_ms / 1000, "duration": duration_ms / 1000}
+        where: Json = {"in_class": class_id}
         name = f"{class_id}-{position_ms}"
         milliseconds = {
             "video_id": "v1",

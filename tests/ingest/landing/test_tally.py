@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -419,10 +420,9 @@ def test_whatever_comes_it_is_an_event_by_its_contract_or_has_a_reason(
     fields: list[Any], more: Json
 ) -> None:
     """And an event's learner is that of the one hidden field."""
-    register = QuizRegister(
-        (quiz_register.Quiz("wkPz0d", None, "score", *[quiz_register.Decimal(10)] * 2,
-                            False),)
-    )  # fmt: skip
+    ten = Decimal(10)
+    quiz = quiz_register.Quiz("wkPz0d", None, "score", ten, ten, False)
+    register = QuizRegister((quiz,))
     value = webhook(**{**more, "responseId": "r1", "formId": "wkPz0d"})
     value["data"]["fields"] = fields
     try:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest.landing import event_files
 from ingest.landing.catalogue import CatalogueClass
 from ingest.lms import export as lms_export
 from ingest.lms import importer
@@ -369,7 +370,7 @@ def test_an_import_that_was_killed_before_landing_is_landed_by_the_next(
 ) -> None:
     lms.ping()
     with monkeypatch.context() as patch:
-        patch.setattr(importer.landing, "land", _killed)
+        patch.setattr(event_files, "land", _killed)
         with pytest.raises(KeyboardInterrupt):
             move_in(warehouse, lms.path)
     load = move_in(warehouse, lms.path).load

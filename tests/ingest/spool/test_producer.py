@@ -177,7 +177,7 @@ def payloads(draw: st.DrawFn) -> Payload:
         **dict.fromkeys(("video_id", "quiz_id", "session_id"), texts),
         "passed": st.booleans(),
     }
-    fields = {name: draw(usual[name]) for name in field_names(contract)}
+    fields: dict[str, Any] = {name: draw(usual[name]) for name in field_names(contract)}
     if draw(st.booleans()):
         fields[draw(st.sampled_from(field_names(contract)))] = draw(values)
     return contract(**fields)
@@ -386,7 +386,7 @@ def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_disk_that_hangs_blocks_no_producer_and_loses_nothing(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
+    taken: list[int] = []
     with folders.writer(max_waiting_bytes=2000) as spool:
         with hanging_disk(monkeypatch):
             started = time.monotonic()

@@ -459,7 +459,9 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     assert next_run.returncode == 0, out[-2000:]
     assert time.monotonic() - killed_at < 120
     assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
-    assert daemon.get_run_by_id(first.run_id).status == dg.DagsterRunStatus.FAILURE
+    killed = daemon.get_run_by_id(first.run_id)
+    assert killed is not None
+    assert killed.status == dg.DagsterRunStatus.FAILURE
 
 
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:

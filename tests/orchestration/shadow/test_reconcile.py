@@ -410,11 +410,11 @@ def test_a_full_disk_leaves_nothing_half_done(place: Path, derived: Path) -> Non
         failed = refresh(warehouse)
 
         assert any("No space left" in message for message in failed.values())
-        for model, place in places(warehouse).items():
+        for model, load_id in places(warehouse).items():
             if model == "prj_video_progress":
                 assert warehouse.value(
                     "select sum(ping_count) from projections.prj_video_progress"
-                ) == (4 if place == 4 else 20_004)
+                ) == (4 if load_id == 4 else 20_004)
         filler.unlink()
         assert refresh(warehouse) == {}
         assert set(places(warehouse).values()) == {5}
