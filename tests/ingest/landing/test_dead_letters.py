@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from ingest.contracts import validation
 from ingest.contracts.events import LARGEST_LINE_BYTES, contracts
-from ingest.landing import dead_letters
+from ingest.landing import dead_letters, outcomes
 from ingest.landing.dead_letters import LetterId, Retry, Selection
 from ingest.store import conservation
 from ingest.store.database import WarehouseError, open_for_reading
@@ -255,7 +255,7 @@ def test_a_retry_that_fails_midway_leaves_everything_as_it_was(
         next(calls)
         return judge(*arguments, **named)
 
-    judge = dead_letters.judge
+    judge = outcomes.judge
     with (
         mock.patch.object(dead_letters, "judge", fail_at_the_third),
         pytest.raises(StopIteration),

@@ -386,7 +386,7 @@ def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_disk_that_hangs_blocks_no_producer_and_loses_nothing(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[int] = []
+    taken: list[str] = []
     with folders.writer(max_waiting_bytes=2000) as spool:
         with hanging_disk(monkeypatch):
             started = time.monotonic()

@@ -592,7 +592,7 @@ def test_a_table_is_exported(folder: Path, form: str) -> None:
         with pa.memory_map(str(path)) as file:
             rows = pa.ipc.open_file(file).read_all().to_pylist()
     else:
-        rows = duckdb.execute(f"from '{path}'").to_arrow_table().to_pylist()
+        rows = duckdb.connect().sql(f"from '{path}'").df().to_dict("records")
     assert sorted(row["user_id"] for row in rows) == ["[u2]", "u1"]
     assert list(rows[0])[:3] == ["user_id", "class_id", "course_id"]
 
