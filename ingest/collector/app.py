@@ -6,7 +6,6 @@ docs/collector.md says how it is run and what it promises.
 
 import asyncio
 import math
-import os
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from ingest import settings
 from ingest.collector import request_body, tokens
 from ingest.collector.limits import Limits
 from ingest.collector.metrics import Metrics, Observed, note
@@ -38,7 +38,7 @@ from ingest.contracts.validation import Event, Rejection
 from ingest.landing import lines, quiz_register, tally
 from ingest.spool.group_commit import GroupCommit
 from ingest.spool.writer import SpoolError
-from ingest.store.database import landing_zone_path, utc_now
+from ingest.store.database import utc_now
 
 SLOWEST_COMMIT_SEC = 8  # Tally gives up after 10
 RETRY_AFTER_SEC = 5
@@ -73,38 +73,30 @@ class Settings:
 
 
 def spool_path() -> Path:
-    """The first folder of `LMS_SPOOL`, or else `spool/` beside the landing zone."""
-    first = os.environ.get("LMS_SPOOL", "").split(os.pathsep)[0]
-    return Path(first or landing_zone_path().parent / "spool")
+    return settings.Settings.from_environment().spools[0]
 
 
 def settings_from_environment(
     *, max_bytes: int = 16 * 1024 * 1024, max_age_sec: float = 30
 ) -> Settings:
     """Raises `ValueError`, one line, for a secret that is too short to be one."""
-    tally_secrets = _listed("LMS_TALLY_SECRET")
-    learner_secret = os.environ.get("LMS_LEARNER_SECRET") or None
-    if learner_secret and len(learner_secret) < SHORTEST_SECRET:
+    found = settings.Settings.from_environment()
+    if found.learner_secret and len(found.learner_secret) < SHORTEST_SECRET:
         raise ValueError(
             f"LMS_LEARNER_SECRET: too short; give at least {SHORTEST_SECRET} random "
             "characters, such as `openssl rand -hex 32` prints"
         )
     return Settings(
-        spool=spool_path(),
-        landing=landing_zone_path() / "events",
-        tokens=tokens.tokens_path(),
-        register=quiz_register.register_path(),
-        origins=_listed("LMS_CORS_ORIGINS"),
-        tally_secrets=tally_secrets,
-        learner_secret=learner_secret,
+        spool=found.spools[0],
+        landing=found.landing / "events",
+        tokens=found.collector / "tokens.json",
+        register=found.quiz_register,
+        origins=found.cors_origins,
+        tally_secrets=found.tally_secrets,
+        learner_secret=found.learner_secret,
         max_bytes=max_bytes,
         max_age_sec=max_age_sec,
     )
-
-
-def _listed(variable: str) -> tuple[str, ...]:
-    values = os.environ.get(variable, "").split(",")
-    return tuple(value.strip() for value in values if value.strip())
 
 
 # --- one event -----------------------------------------------------------------------

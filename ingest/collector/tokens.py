@@ -8,7 +8,6 @@ the request may carry.
 
 import contextlib
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from ingest.contracts.events import event_types
-from ingest.store.database import WarehouseError, warehouse_path
+from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from ingest.store.files import lock, write_durably
 
 TOKEN_PREFIX = "lmsw_"
@@ -68,9 +68,7 @@ class TokenBook:
 
 
 def tokens_path() -> Path:
-    """`tokens.json` in `LMS_COLLECTOR`, or else in `collector/` by the warehouse."""
-    folder = os.environ.get("LMS_COLLECTOR")
-    return Path(folder or warehouse_path().parent / "collector") / "tokens.json"
+    return Settings.from_environment().collector / "tokens.json"
 
 
 def hash_of(text: str) -> str:

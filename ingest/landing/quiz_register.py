@@ -12,14 +12,13 @@ form's calculated field; `pass_mark` is in percent.
 
 import csv
 import io
-import os
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from ingest.store.database import WarehouseError, landing_zone_path
+from ingest.errors import WarehouseError
+from ingest.settings import Settings
 
-REGISTER_VARIABLE = "LMS_QUIZ_REGISTER"
 COLUMNS = (
     *("form_id", "class_id", "score_field", "max_score", "pass_mark"),
     "keep_free_text",
@@ -61,8 +60,7 @@ class QuizRegister:
 
 
 def register_path() -> Path:
-    named = os.environ.get(REGISTER_VARIABLE)
-    return Path(named) if named else landing_zone_path() / "quiz_register.csv"
+    return Settings.from_environment().quiz_register
 
 
 def read(path: Path) -> QuizRegister:

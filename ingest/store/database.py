@@ -18,19 +18,11 @@ from pathlib import Path
 import duckdb
 import tenacity
 
+from ingest.errors import WarehouseError as WarehouseError  # noqa: PLC0414
+from ingest.errors import WarehouseLocked as WarehouseLocked  # noqa: PLC0414
+from ingest.errors import first_line as first_line  # noqa: PLC0414
+from ingest.settings import Settings
 from ingest.store.files import rename_durably, sync_folder
-
-DEFAULT_WAREHOUSE = Path("data/warehouse.duckdb")
-DEFAULT_LANDING_ZONE = Path("data/landing")
-
-
-class WarehouseError(Exception):
-    """Something the user can mend; its text is one line: what, where, what to do."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, as one line of a message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def sql_path(path: Path) -> str:
@@ -60,27 +52,21 @@ def transaction(
 
 
 def warehouse_path() -> Path:
-    """Where the warehouse is: `LMS_WAREHOUSE`, or else data/warehouse.duckdb."""
-    return Path(os.environ.get("LMS_WAREHOUSE") or DEFAULT_WAREHOUSE).resolve()
+    return Settings.from_environment().warehouse
 
 
 def landing_zone_path() -> Path:
-    """Where event and catalogue files arrive: `LMS_LANDING`, or else data/landing."""
-    return Path(os.environ.get("LMS_LANDING") or DEFAULT_LANDING_ZONE).resolve()
+    return Settings.from_environment().landing
 
 
 def lock_wait_sec() -> float:
-    """How long to wait for another process to let the file go: `LMS_LOCK_WAIT_SEC`."""
-    return float(os.environ.get("LMS_LOCK_WAIT_SEC") or 60)
+    """How long to wait for another process to let the file go."""
+    return Settings.from_environment().lock_wait_sec
 
 
 def utc_now() -> datetime:
     """The current time as all timestamps in the warehouse are: naive, in UTC."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-class WarehouseLocked(WarehouseError):
-    """Another process holds the file: the same call may pass later."""
 
 
 @functools.cache

@@ -7,7 +7,6 @@ Who has the warehouse without the key cannot find out who was erased by trying i
 
 import hmac
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from ingest.store.files import write_durably
 
 KEY_VARIABLE = "LMS_ERASURE_KEY"
@@ -126,7 +126,7 @@ def _path_of(connection: duckdb.DuckDBPyConnection) -> Path:
 
 
 def _known_key(warehouse_path: Path) -> Key | None:
-    text = os.environ.get(KEY_VARIABLE)
+    text = Settings.from_environment().erasure_key
     source = KEY_VARIABLE
     if not text:
         path = key_file(warehouse_path)

@@ -1,0 +1,298 @@
+"""What the environment sets: each variable with its default and its meaning.
+
+The doors (the command line, Dagster, the collector) read it once and hand it on. The
+table in docs/running.md is `variables_table`; a test holds them equal.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ingest.errors import WarehouseError
+
+_VARIABLE = "variable"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the environment. `read` makes the field's value of its text."""
+
+    name: str
+    default: str
+    meaning: str
+    read: Callable[[str, str], Any]
+
+
+def _text(_variable: str, text: str) -> str:
+    return text
+
+
+def _path(_variable: str, text: str) -> Path:
+    return Path(text).resolve()
+
+
+def _paths(_variable: str, text: str) -> tuple[Path, ...]:
+    return tuple(Path(each) for each in text.split(os.pathsep) if each)
+
+
+def _listed(_variable: str, text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
+def _url(variable: str, text: str) -> str:
+    url = text.rstrip("/")
+    if not re.match(r"https?://[^/\s]", url):
+        raise WarehouseError(
+            f"{variable}={url}: give the LMS's address, http://... or https://..."
+        )
+    return url
+
+
+def _number(at_least: float) -> Callable[[str, str], float]:
+    def read(variable: str, text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if at_least <= (value := float(text)) < float("inf"):
+                return value
+        raise WarehouseError(f"{variable}={text}: give a number from {at_least:g} on")
+
+    return read
+
+
+def _whole_number(at_least: int) -> Callable[[str, str], int]:
+    read = _number(at_least)
+    return lambda variable, text: int(read(variable, text))
+
+
+def _set_by(
+    variable: str,
+    default: str,
+    meaning: str,
+    read: Callable[[str, str], Any] = _text,
+    *,
+    is_secret: bool = False,
+) -> Any:
+    return dataclasses.field(
+        metadata={_VARIABLE: Variable(variable, default, meaning, read)},
+        repr=not is_secret,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, read and checked; paths are absolute. Secrets are not shown."""
+
+    warehouse: Path = _set_by(
+        "LMS_WAREHOUSE",
+        "data/warehouse.duckdb",
+        "the warehouse, one DuckDB file",
+        _path,
+    )
+    landing: Path = _set_by(
+        "LMS_LANDING",
+        "data/landing",
+        "the landing zone: `events/` and `catalogue/`; the collector hands files into "
+        "its `events/`",
+        _path,
+    )
+    published: Path = _set_by(
+        "LMS_PUBLISHED",
+        "`published/` beside the warehouse",
+        "where snapshots for readers are",
+        _path,
+    )
+    sandboxes: Path = _set_by(
+        "LMS_SANDBOXES",
+        "`sandboxes/` beside the warehouse",
+        "where analysts' sandboxes are",
+        _path,
+    )
+    outbox: Path = _set_by(
+        "LMS_OUTBOX",
+        "`outbox/` beside the warehouse",
+        "where integration events are written",
+        _path,
+    )
+    publish_url: str = _set_by(
+        "LMS_PUBLISH_URL",
+        "none",
+        "receivers of integration events as POSTs, with spaces between them; [how they "
+        "are written](runbooks/publish.md#settings)",
+        is_secret=True,
+    )
+    xapi_url: str = _set_by(
+        "LMS_XAPI_URL",
+        "none",
+        "record stores that get the same as xAPI statements",
+        is_secret=True,
+    )
+    publish_cron: str = _set_by(
+        "LMS_PUBLISH_CRON", "*/5 * * * *", "when receivers are told"
+    )
+    publish_batch_events: int = _set_by(
+        "LMS_PUBLISH_BATCH_EVENTS",
+        "1000",
+        "events in a file or a POST, at most",
+        _whole_number(at_least=1),
+    )
+    publish_timeout_sec: float = _set_by(
+        "LMS_PUBLISH_TIMEOUT_SEC",
+        "30",
+        "how long a receiver may take for a batch",
+        _number(at_least=0.1),
+    )
+    publish_give_up_sec: float = _set_by(
+        "LMS_PUBLISH_GIVE_UP_SEC",
+        "120",
+        "for how long a batch is tried in one run",
+        _number(at_least=0),
+    )
+    base_url: str = _set_by(
+        "LMS_BASE_URL",
+        "https://lms.example",
+        "the LMS's address, a part of every integration event; set it once",
+        _url,
+    )
+    dagster_home: Path | None = _set_by(
+        "DAGSTER_HOME",
+        "none (`data/dagster` by `make dev`)",
+        "Dagster's own files; has `dagster.yaml`",
+        _path,
+    )
+    dbt_target: Path | None = _set_by(
+        "DBT_TARGET_PATH",
+        "dbt_project/target",
+        "where dbt's manifest is kept between runs",
+        _path,
+    )
+    refresh_cron: str = _set_by(
+        "LMS_REFRESH_CRON", "*/5 * * * *", "when a refresh is due"
+    )
+    checks_cron: str = _set_by(
+        "LMS_CHECKS_CRON", "30 3 * * *", "when the whole history is checked"
+    )
+    reconcile_cron: str = _set_by(
+        "LMS_RECONCILE_CRON",
+        "0 4 * * *",
+        "when all that is derived is compared with raw",
+    )
+    lock_wait_sec: float = _set_by(
+        "LMS_LOCK_WAIT_SEC",
+        "60",
+        "how long to wait for another process to let the warehouse go",
+        _number(at_least=0),
+    )
+    memory_limit: str = _set_by(
+        "LMS_MEMORY_LIMIT",
+        "3GB",
+        "what DuckDB may hold in memory to derive and to publish; beyond it, it uses "
+        "the disk beside the file",
+    )
+    spools: tuple[Path, ...] = _set_by(
+        "LMS_SPOOL",
+        "`spool/` beside the landing zone",
+        "folders of producers' spools, with `:` between them, which an erasure looks "
+        "through, too; the first is the collector's own, on the landing zone's file "
+        "system",
+        _paths,
+    )
+    erasure_key: str | None = _set_by(
+        "LMS_ERASURE_KEY",
+        "the file `<warehouse>.erasure-key`",
+        "keys the tombstones of erased learners: at least 32 characters, and never "
+        "changed; [runbook](runbooks/erase.md)",
+        is_secret=True,
+    )
+    quiz_register: Path = _set_by(
+        "LMS_QUIZ_REGISTER",
+        "`quiz_register.csv` in the landing zone",
+        "what Tally's forms are worth; [how it is written](collector.md)",
+        _path,
+    )
+    collector: Path = _set_by(
+        "LMS_COLLECTOR",
+        "`collector/` beside the warehouse",
+        "the collector's folder; has `tokens.json`",
+        _path,
+    )
+    cors_origins: tuple[str, ...] = _set_by(
+        "LMS_CORS_ORIGINS",
+        "none",
+        "origins of pages that may post to the collector, with commas: "
+        "`https://lms.example`",
+        _listed,
+    )
+    tally_secrets: tuple[str, ...] = _set_by(
+        "LMS_TALLY_SECRET",
+        "none",
+        "Tally's signing secrets, with commas",
+        _listed,
+        is_secret=True,
+    )
+    learner_secret: str | None = _set_by(
+        "LMS_LEARNER_SECRET",
+        "none",
+        "what learner tokens are signed with; 32 characters or more",
+        is_secret=True,
+    )
+    alert_url: str | None = _set_by(
+        "LMS_ALERT_URL",
+        "none",
+        'gets a POST `{"job", "run_id", "error"}` when a run fails',
+        is_secret=True,
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """An empty variable is one that is not set.
+
+        Raises `WarehouseError`, one line that names the variable.
+        """
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            variable: Variable = field.metadata[_VARIABLE]
+            if text := environment.get(variable.name):
+                found[field.name] = variable.read(variable.name, text)
+            elif field.name not in _OTHER_DEFAULTS:
+                found[field.name] = variable.read(variable.name, variable.default)
+        warehouse, landing = found["warehouse"], found["landing"]
+        others = {
+            name: default(warehouse, landing)
+            for name, default in _OTHER_DEFAULTS.items()
+        }
+        return cls(**others | found)
+
+
+# Defaults that are beside the warehouse or in the landing zone, or none at all.
+_OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {
+    "published": lambda warehouse, _: warehouse.parent / "published",
+    "sandboxes": lambda warehouse, _: warehouse.parent / "sandboxes",
+    "outbox": lambda warehouse, _: warehouse.parent / "outbox",
+    "collector": lambda warehouse, _: warehouse.parent / "collector",
+    "spools": lambda _, landing: (landing.parent / "spool",),
+    "quiz_register": lambda _, landing: landing / "quiz_register.csv",
+    "publish_url": lambda *_: "",
+    "xapi_url": lambda *_: "",
+    "cors_origins": lambda *_: (),
+    "tally_secrets": lambda *_: (),
+    "dagster_home": lambda *_: None,
+    "dbt_target": lambda *_: None,
+    "erasure_key": lambda *_: None,
+    "learner_secret": lambda *_: None,
+    "alert_url": lambda *_: None,
+}
+
+
+def variables_table() -> str:
+    """All variables as a table in Markdown."""
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for field in dataclasses.fields(Settings):
+        variable: Variable = field.metadata[_VARIABLE]
+        is_prose = "`" in variable.default or variable.default == "none"
+        default = variable.default if is_prose else f"`{variable.default}`"
+        rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
+    return "\n".join(rows) + "\n"
