@@ -10,8 +10,7 @@ import dagster as dg
 
 from ingest.lms.importer import import_lms
 from ingest.store import database
-from ingest.store.database import WarehouseError, WarehouseLocked
-from orchestration.defs.derived import POOL, RETRY_WAIT_SEC
+from orchestration.defs.resources import POOL, one_line_failures
 
 
 @dg.op(
@@ -27,18 +26,12 @@ from orchestration.defs.derived import POOL, RETRY_WAIT_SEC
 )
 def import_lms_op(context: dg.OpExecutionContext) -> None:
     """Imports what is new of the export: its events and its catalogue."""
-    try:
+    with one_line_failures():
         result = import_lms(
             Path(context.op_config["file"]),
             database.warehouse_path(),
             database.landing_zone_path(),
         )
-    except WarehouseLocked as error:
-        raise dg.RetryRequested(
-            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
-        ) from error
-    except WarehouseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     load = result.load
     context.add_output_metadata(
         {

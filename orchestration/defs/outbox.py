@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ingest.store import database
-from orchestration.defs.derived import POOL, explained, sample_table
+from orchestration.defs.metadata import sample_table
+from orchestration.defs.resources import POOL, one_line_failures
 from orchestration.outbox import publish
 from orchestration.outbox.integration_events import Format
 from orchestration.outbox.publish import Delivery, Settings
@@ -51,7 +52,7 @@ def integration_events() -> dg.MaterializeResult[None]:
 
     Nothing in it changes afterwards, whatever becomes of the signal.
     """
-    with explained():
+    with one_line_failures():
         settings = Settings.from_environment()
         result = publish.publish_files(
             database.warehouse_path(), settings, forms_in_use(settings)
@@ -85,7 +86,7 @@ def deliveries() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
     One that fails makes the run fail, after the others have got theirs; the next run
     goes on where it stopped.
     """
-    with explained():
+    with one_line_failures():
         settings = Settings.from_environment()
         results = publish.publish_posts(
             database.warehouse_path(), settings, forms_in_use(settings)

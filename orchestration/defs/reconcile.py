@@ -6,7 +6,9 @@ from typing import Any
 import dagster as dg
 
 from ingest.store import database
-from orchestration.defs.derived import LOAD, POOL, derived_assets, explained
+from orchestration.defs.derived import derived_assets
+from orchestration.defs.raw import LOAD
+from orchestration.defs.resources import POOL, one_line_failures
 from orchestration.shadow.reconcile import Reconciliation, reconcile
 
 CHECK = "agrees_with_raw"
@@ -71,7 +73,7 @@ def reconcile_checks(
     if RECONCILIATION not in selected:
         context.log.info("not compared with raw: the job `reconcile` does that for all")
         return
-    with explained():
+    with one_line_failures():
         found = reconcile(database.warehouse_path(), repair=config.repair)
     for note in (*found.notes, *(f"repaired: {line}" for line in found.repaired)):
         context.log.info(note)

@@ -10,7 +10,8 @@ import dagster as dg
 
 from ingest.landing.catalogue import parse_effective_from
 from ingest.store import database
-from orchestration.defs.derived import POOL, explained, sample_table
+from orchestration.defs.metadata import sample_table
+from orchestration.defs.resources import POOL, one_line_failures
 from orchestration.shadow import difference
 from orchestration.shadow.as_of import as_of
 from orchestration.shadow.replay import Replay, Scope, replay
@@ -54,7 +55,7 @@ def replay_op(context: dg.OpExecutionContext) -> None:
     config: dict[str, Any] = context.op_config
     path = database.warehouse_path()
     found: Replay | Undone
-    with explained():
+    with one_line_failures():
         if config["undo"]:
             found = undo(path)
         else:
@@ -120,7 +121,7 @@ def _found(found: Replay) -> dict[str, Any]:
 def as_of_op(context: dg.OpExecutionContext) -> None:
     """What progress, signals and leaderboard would have been at a past moment."""
     config: dict[str, Any] = context.op_config
-    with explained():
+    with one_line_failures():
         known = as_of(
             database.warehouse_path(),
             parse_effective_from(config["moment"], "moment"),

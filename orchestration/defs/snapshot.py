@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ingest.store import database
-from orchestration.defs.derived import POOL, derived_assets, explained
+from orchestration.defs.derived import derived_assets
+from orchestration.defs.resources import POOL, one_line_failures
 from orchestration.snapshot import snapshot
 
 SNAPSHOT = dg.AssetKey(["published", "snapshot"])
@@ -24,7 +25,7 @@ def published_snapshot() -> dg.MaterializeResult[None]:
 
     Published after a refresh that succeeded; after one that failed the last one stays.
     """
-    with explained():
+    with one_line_failures():
         published = snapshot.publish(database.warehouse_path())
     return dg.MaterializeResult(
         metadata={

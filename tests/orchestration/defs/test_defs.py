@@ -219,7 +219,7 @@ def test_a_load_that_lost_a_line_is_found(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
     from ingest.store.database import open_for_writing, warehouse_path
-    from orchestration.defs.derived import loads_that_lost_lines
+    from orchestration.defs.raw import loads_that_lost_lines
 
     run(defs, instance, "refresh")
     with open_for_writing(warehouse_path()) as connection:
@@ -247,7 +247,7 @@ def test_a_locked_warehouse_is_tried_again(
     zone: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestration.defs.derived.RETRY_WAIT_SEC", 1)
+    monkeypatch.setattr("orchestration.defs.resources.RETRY_WAIT_SEC", 1)
     holder = subprocess.Popen(
         [
             sys.executable,
@@ -292,7 +292,7 @@ def retries(instance: dg.DagsterInstance) -> list[dg.EventLogEntry]:
 def test_the_schedule_skips_while_a_refresh_is_under_way(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
-    from orchestration.definitions import refresh_schedule
+    from orchestration.defs.schedules import refresh_schedule
 
     def tick() -> object:
         return refresh_schedule(dg.build_schedule_context(instance))
@@ -308,7 +308,7 @@ def test_the_schedule_skips_while_a_refresh_is_under_way(
 def test_the_sensor_asks_for_each_content_once_whatever_its_name(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
-    from orchestration.definitions import landing_zone_sensor
+    from orchestration.defs.sensors import landing_zone_sensor
 
     cursor = None
 
@@ -340,7 +340,7 @@ def test_a_failed_run_is_posted_with_its_reason(
     zone: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from orchestration.definitions import run_failure_alert
+    from orchestration.defs.sensors import run_failure_alert
 
     received: list[dict[str, str]] = []
 

@@ -1211,7 +1211,8 @@ def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
 ) -> None:
     import dagster as dg
 
-    from orchestration.definitions import defs, publish_schedule
+    from orchestration.definitions import defs
+    from orchestration.defs.schedules import publish_schedule
 
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
     with dg.instance_for_test() as instance:

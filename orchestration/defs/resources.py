@@ -1,0 +1,28 @@
+"""What assets and jobs share: the one writer's place, and how an error is told."""
+
+import contextlib
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ingest.store.database import WarehouseError, WarehouseLocked
+
+# Steps that write to the warehouse are in this pool. It has one place, so that one of
+# them runs at a time, whatever ticks together.
+POOL = "duckdb"
+RETRY_WAIT_SEC = 20
+OWNERS = ["learning-data@example.org"]
+
+
+@contextlib.contextmanager
+def one_line_failures() -> Iterator[None]:
+    """A locked warehouse is tried again, since whoever holds it lets go of it some
+    time; nothing else is. What the user can mend is one line."""
+    try:
+        yield
+    except WarehouseLocked as error:
+        raise dg.RetryRequested(
+            max_retries=3, seconds_to_wait=RETRY_WAIT_SEC
+        ) from error
+    except WarehouseError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
