@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from ingest.collector.request_body import LARGEST_BODY_BYTES, MOST_EVENTS
-from ingest.contracts.events import contract_name, contracts, json_schema
+from ingest.contracts.events import contract_name, contracts
+from ingest.contracts.generated import json_schema
 
 _JSON = "application/json"
 

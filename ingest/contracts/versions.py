@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ingest.contracts.events import (
-    SCHEMA_FOLDER,
     Contract,
-    as_json_file,
     contract_name,
     contracts,
     field_names,
+    status,
+)
+from ingest.contracts.generated import (
+    SCHEMA_FOLDER,
+    as_json_file,
     json_schema,
     schema_file_name,
-    status,
 )
 from ingest.store import database
 from ingest.store.database import WarehouseError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.contracts import events
+from ingest.contracts import generated
 
 
 def record_load(
@@ -46,7 +46,7 @@ def record_load(
         "received_at": received_at,
         "seconds": seconds,
         "loader_version": version("lms-warehouse"),
-        "contracts_digest": events.digest(),
+        "contracts_digest": generated.digest(),
     }
     columns = ", ".join(row)
     values = ", ".join(f"${name}" for name in row)

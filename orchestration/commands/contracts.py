@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ingest.contracts import events, versions
+from ingest.contracts import generated, versions
 from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
@@ -60,7 +60,7 @@ def _write_contracts() -> list[str]:
 
     files = {
         **versions.new_states(),
-        **events.generated_files(DBT_PROJECT),
+        **generated.generated_files(DBT_PROJECT),
         **integration_events.generated_files(),
     }
     changed = []

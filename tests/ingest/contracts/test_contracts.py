@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 import jsonschema
 import pytest
 
-from ingest.contracts import events, versions
+from ingest.contracts import events, generated, versions
 from ingest.contracts.events import (
     Contract,
     Divided,
     Payload,
     contract_name,
-    json_schema,
 )
+from ingest.contracts.generated import json_schema
 from tests.support.builders import Json, Warehouse
 
 DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
@@ -138,12 +138,12 @@ def test_every_line_of_a_version_is_still_read_as_when_it_was_new(
 
 def test_the_generated_files_are_what_the_classes_say() -> None:
     """If not: `warehouse contracts --write`."""
-    files = {**versions.new_states(), **events.generated_files(DBT_PROJECT)}
+    files = {**versions.new_states(), **generated.generated_files(DBT_PROJECT)}
     assert {
         p for p, t in files.items() if not p.exists() or p.read_text() != t
     } == set()
-    schemas = {path for path in files if path.parent == events.SCHEMA_FOLDER}
-    assert schemas == set(events.SCHEMA_FOLDER.glob("*.json"))
+    schemas = {path for path in files if path.parent == generated.SCHEMA_FOLDER}
+    assert schemas == set(generated.SCHEMA_FOLDER.glob("*.json"))
 
 
 @EVERY_CONTRACT
@@ -166,7 +166,7 @@ def test_a_json_schema_takes_what_is_accepted_and_refuses_what_is_rejected(
     }
 
 
-ASYNCAPI: Json = json.loads((events.SCHEMA_FOLDER / "asyncapi.json").read_text())
+ASYNCAPI: Json = json.loads((generated.SCHEMA_FOLDER / "asyncapi.json").read_text())
 
 
 def test_the_asyncapi_document_follows_the_specification() -> None:

@@ -89,7 +89,7 @@ class Copy:
 
     @property
     def contracts(self) -> Path:
-        return self.folder / "ingest" / "contracts.py"
+        return self.folder / "ingest" / "contracts" / "events.py"
 
     def edit_contracts(self, old: str, new: str) -> None:
         text = self.contracts.read_text(encoding="utf-8")
@@ -157,8 +157,8 @@ def test_what_was_published_cannot_be_broken_by_generating_again(copy: Copy) -> 
     # Nor by whoever writes the files in another way.
     generate = """
 from pathlib import Path
-from ingest import contracts, versions
-for path, text in contracts.generated_files(Path("dbt_project")).items():
+from ingest.contracts import generated, versions
+for path, text in generated.generated_files(Path("dbt_project")).items():
     path.write_text(text)
 print(versions.breaking_changes())
 """
@@ -224,16 +224,18 @@ from pathlib import Path
 
 import pytest
 
-failed = pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_contracts.py"])
+tests = "tests/ingest/contracts/test_contracts.py"
+failed = pytest.main(["-q", "-p", "no:cacheprovider", tests])
 
-from ingest import landing, warehouse
+from ingest.landing.event_files import land
+from ingest.store import database
 from orchestration.derive.dbt_runner import derive
 
-path = warehouse.warehouse_path()
+path = Path("warehouse.duckdb").resolve()
 received_at = datetime(2026, 3, 20)
-[load] = landing.land([Path("pings.ndjson")], path, received_at=received_at).loads
+[load] = land([Path("pings.ndjson")], path, received_at=received_at).loads
 derived = derive(path)
-with warehouse.open_for_reading(path) as connection:
+with database.open_for_reading(path) as connection:
     rows = connection.execute(
         "select * exclude (course_id) from progress.v_user_progress order by all"
     ).fetchall()
