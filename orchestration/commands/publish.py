@@ -18,12 +18,12 @@ commands = typer.Typer()
 
 @commands.command()
 def publish(
-    form: Annotated[
+    event_format: Annotated[
         Format, typer.Option("--format", help="The shape of what is published.")
     ] = "cloudevents",
     target: Annotated[
         str | None,
-        typer.Option(help="With --from: the target whose place is set."),
+        typer.Option(help="With --from: the target whose watermark is set."),
     ] = None,
     next_sequence: Annotated[
         int | None,
@@ -31,7 +31,8 @@ def publish(
             "--from",
             metavar="SEQUENCE",
             min=1,
-            help="Only set the target's place: what it gets next, the same ids again.",
+            help="Only set the target's watermark: which event it gets next, under the "
+            "id that it had.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -40,29 +41,30 @@ def publish(
 
     With --format xapi as statements, POSTs to LMS_XAPI_URL.
     """
-    from orchestration.outbox import publish as publishing
+    from orchestration.outbox import delivery
+    from orchestration.outbox.settings import Settings
 
     if (target is None) != (next_sequence is None):
         raise typer.BadParameter("--target and --from go together")
-    path, settings = database.warehouse_path(), publishing.Settings.from_environment()
+    path, settings = database.warehouse_path(), Settings.from_environment()
     if target is not None and next_sequence is not None:
-        moved = publishing.move(path, settings, target, next_sequence)
-        result = publishing.Publication(0, (moved,))
+        moved = delivery.move(path, settings, target, next_sequence)
+        result = delivery.Publication(0, (moved,))
     else:
-        result = publishing.publish(path, settings, (form,))
+        result = delivery.publish(path, settings, (event_format,))
     if as_json:
         print_json(result.as_json())
     else:
         print_table(
             f"{result.enqueued:,} new events",
-            ["target", "state", "sent now", "place", "behind"],
+            ["target", "state", "sent now", "watermark", "behind"],
             [
-                (entry.target, entry.state, entry.sent, entry.place, entry.behind)
+                (entry.target, entry.state, entry.sent, entry.watermark, entry.behind)
                 for entry in result.deliveries
             ],
         )
-    for delivery in result.deliveries:
-        if delivery.error:
-            errors.print(f"{delivery.state}: {delivery.target}: {delivery.error}")
+    for entry in result.deliveries:
+        if entry.error:
+            errors.print(f"{entry.state}: {entry.target}: {entry.error}")
     if result.failures:
         raise typer.Exit(1)

@@ -13,15 +13,16 @@ import dagster as dg
 from ingest.store import database
 from orchestration.defs.metadata import sample_table
 from orchestration.defs.resources import POOL, one_line_failures
-from orchestration.outbox import publish
+from orchestration.outbox import delivery
+from orchestration.outbox.delivery import Delivery
 from orchestration.outbox.integration_events import Format
-from orchestration.outbox.publish import Delivery, Settings
+from orchestration.outbox.settings import Settings
 
 INTEGRATION_EVENT = dg.AssetKey(["outbox", "integration_event"])
 DELIVERY = dg.AssetKey(["outbox", "delivery"])
 
 
-def forms_in_use(settings: Settings) -> tuple[Format, ...]:
+def formats_in_use(settings: Settings) -> tuple[Format, ...]:
     """CloudEvents always, xAPI where a record store is set."""
     if settings.receivers["xapi"]:
         return ("cloudevents", "xapi")
@@ -29,7 +30,7 @@ def forms_in_use(settings: Settings) -> tuple[Format, ...]:
 
 
 def as_table(deliveries: tuple[Delivery, ...]) -> dg.MetadataValue:
-    columns = ["target", "state", "sent", "place", "behind"]
+    columns = ["target", "state", "sent", "watermark", "behind"]
     rows = [tuple(getattr(d, column) for column in columns) for d in deliveries]
     return dg.MetadataValue.md(sample_table(rows, columns))
 
@@ -54,14 +55,14 @@ def integration_events() -> dg.MaterializeResult[None]:
     """
     with one_line_failures():
         settings = Settings.from_environment()
-        result = publish.publish_files(
-            database.warehouse_path(), settings, forms_in_use(settings)
+        result = delivery.publish_files(
+            database.warehouse_path(), settings, formats_in_use(settings)
         )
     fail_for(result.deliveries)
     return dg.MaterializeResult(
         metadata={
             "enqueued": result.enqueued,
-            "newest_sequence": max(d.place for d in result.deliveries),
+            "newest_sequence": max(d.watermark for d in result.deliveries),
             "folder": dg.MetadataValue.path(str(settings.folder)),
             "targets": as_table(result.deliveries),
         }
@@ -81,17 +82,17 @@ def integration_events() -> dg.MaterializeResult[None]:
     ],
 )
 def deliveries() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-    """What each receiver has got of the outbox: POSTs from its own place on.
+    """What each receiver has got of the outbox: POSTs from its own watermark on.
 
     One that fails makes the run fail, after the others have got theirs; the next run
     goes on where it stopped.
     """
     with one_line_failures():
         settings = Settings.from_environment()
-        results = publish.publish_posts(
-            database.warehouse_path(), settings, forms_in_use(settings)
+        results = delivery.publish_posts(
+            database.warehouse_path(), settings, formats_in_use(settings)
         )
-    behind = sum(delivery.behind for delivery in results)
+    behind = sum(each.behind for each in results)
     yield dg.AssetCheckResult(
         passed=not behind,
         check_name="every_receiver_has_everything",

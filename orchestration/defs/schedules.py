@@ -11,7 +11,7 @@ from orchestration.defs.jobs import (
     reconcile_job,
     refresh_job,
 )
-from orchestration.outbox.publish import RECEIVERS_VARIABLE, Settings
+from orchestration.outbox.settings import RECEIVERS_VARIABLE, Settings
 
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
 PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"

@@ -31,8 +31,9 @@ from ingest.store import database, erasure, tombstones
 from ingest.store.database import WarehouseError
 from ingest.store.files import lock_open_file, sync_folder, write_durably
 from orchestration.erasure.logs import Names, erase_logs
-from orchestration.outbox import publish
+from orchestration.outbox import delivery, outbox, receivers
 from orchestration.outbox.integration_events import FORMATS
+from orchestration.outbox.settings import outbox_path
 from orchestration.shadow import shadow
 from orchestration.shadow.swap import PREVIOUS
 from orchestration.snapshot import sandbox, snapshot
@@ -86,7 +87,7 @@ class Places:
         """`LMS_OUTBOX`, `DAGSTER_HOME`; the landing zone is of others."""
         dagster = os.environ.get("DAGSTER_HOME")
         return cls(
-            outbox=publish.outbox_path(),
+            outbox=outbox_path(),
             spools=tuple(spools),
             logs=Path(dagster).resolve() if dagster else None,
             of_others=(database.landing_zone_path(),),
@@ -113,20 +114,22 @@ def erase(
         raise WarehouseError(f"{warehouse_path}: no warehouse there; set LMS_WAREHOUSE")
     bytes_before = warehouse_path.stat().st_size
     # Whoever publishes may have set another folder than whoever erases.
-    outboxes = sorted({places.outbox, *publish.folders_written_to(warehouse_path)})
+    with database.open_for_reading(warehouse_path) as connection:
+        ever_written_to = receivers.folders_of(outbox.targets(connection))
+    folders = sorted({places.outbox, *ever_written_to})
     # Nobody writes to the outbox what was read of it before.
     with contextlib.ExitStack() as stack:
         if dry_run:
             with database.open_for_reading(warehouse_path) as connection:
                 found = _look(connection, user_ids, dry_run=True)
         else:
-            for outbox in outboxes:
-                for form in FORMATS:
-                    key = publish.folder_target(form, outbox).key
-                    stack.enter_context(publish.held(warehouse_path, key))
+            for folder in folders:
+                for event_format in FORMATS:
+                    target = receivers.folder_target(event_format, folder)
+                    stack.enter_context(delivery.paused(warehouse_path, target.key))
             found = _erase_rows(warehouse_path, user_ids, reason, now)
         erased_lines, in_use = _erase_files(
-            user_ids, outboxes, places.spools, dry_run=dry_run
+            user_ids, folders, places.spools, dry_run=dry_run
         )
     names = Names.of(user_ids)
     erased_logs = erase_logs(places.logs, names, dry_run=dry_run) if places.logs else {}
@@ -294,7 +297,7 @@ def _erase_files(
     users = frozenset(user_ids)
     gone = Counter[str]()
     in_use = []
-    for folder in (outbox / form for outbox in outboxes for form in FORMATS):
+    for folder in (parent / each for parent in outboxes for each in FORMATS):
         for file in sorted(folder.glob("*.ndjson")):
             gone[str(file)] = _erase_lines(file, users, _published_for, dry_run)
         if not dry_run:

@@ -313,9 +313,9 @@ Format = Literal["cloudevents", "xapi"]
 FORMATS: tuple[Format, ...] = ("cloudevents", "xapi")
 
 
-def as_lines(form: Format, facts: Sequence[Fact]) -> list[bytes]:
+def as_lines(event_format: Format, facts: Sequence[Fact]) -> list[bytes]:
     """Each fact as JSON in one line, without the line's end."""
-    shape = cloud_event if form == "cloudevents" else statement
+    shape = cloud_event if event_format == "cloudevents" else statement
     return [msgspec.json.encode(shape(fact)) for fact in facts]
 
 

@@ -26,8 +26,9 @@ from ingest.spool.writer import SpoolWriter, new_event
 from ingest.store import conservation, tombstones
 from ingest.store.database import WarehouseError, open_for_reading
 from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
-from orchestration.outbox import publish
+from orchestration.outbox import delivery
 from orchestration.outbox.integration_events import FORMATS
+from orchestration.outbox.settings import Settings
 from orchestration.shadow import swap
 from orchestration.shadow.replay import Scope, replay
 from orchestration.snapshot import sandbox, snapshot
@@ -114,10 +115,10 @@ class Site:
         )
 
     def publish(self) -> None:
-        settings = publish.Settings(
+        settings = Settings(
             self.places.outbox, dict.fromkeys(FORMATS, ()), batch_events=3
         )
-        result = publish.publish(self.path, settings, FORMATS)
+        result = delivery.publish(self.path, settings, FORMATS)
         assert not result.failures
 
     def own_files(self) -> dict[str, bytes]:
@@ -254,7 +255,8 @@ def copy_of(site: Site, folder: Path) -> Site:
     shutil.copytree(site.folder, folder)
     copy = Site(folder)
     copy.warehouse.execute(
-        f"update outbox.place set target = replace(target, '{site.folder}', '{folder}')"
+        "update outbox.watermark "
+        f"set target = replace(target, '{site.folder}', '{folder}')"
     )
     return copy
 
@@ -301,7 +303,7 @@ def test_files_in_an_outbox_that_only_the_publisher_was_told_of_are_erased_too(
     elsewhere = site.folder / "elsewhere"
     site.places.outbox.rename(elsewhere)
     site.warehouse.execute(
-        "update outbox.place "
+        "update outbox.watermark "
         f"set target = replace(target, '{site.places.outbox}', '{elsewhere}')"
     )
     site.erase()
@@ -361,7 +363,7 @@ def test_everybody_else_s_rows_are_as_they_were(original: Site, erased: Site) ->
         *("raw.load", "raw.retried_letter", "staging.stg_load"),
         *("monitoring.v_event_daily_stats", "monitoring.v_load_outcome"),
         *("monitoring.v_dead_letter_summary", "previous.replay"),
-        *("monitoring.v_leaderboard", "outbox.batch", "outbox.place"),
+        *("monitoring.v_leaderboard", "outbox.batch", "outbox.watermark"),
         *("monitoring.v_unknown_class", "staging.stg_dead_letter"),
     }
     assert before.keys() == after.keys()
@@ -619,7 +621,7 @@ def whole_state(site: Site) -> tuple[Any, ...]:
     """Rows and files, by content; a key is drawn anew in each warehouse."""
     tables = site.tables()
     tables["raw.tombstone"] = [(len(tables["raw.tombstone"]),)]
-    places = tables.pop("outbox.place")
+    places = tables.pop("outbox.watermark")
     files = {
         name: content
         for name, content in site.own_files().items()

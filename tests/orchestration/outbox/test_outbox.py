@@ -34,10 +34,13 @@ import tenacity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest.store import database
 from ingest.store.database import WarehouseError
-from orchestration.outbox import integration_events, publish
+from orchestration.outbox import delivery, integration_events, outbox, receivers
 from orchestration.outbox.integration_events import CONTRACTS, Data, Fact, Format
-from orchestration.outbox.publish import Batch, NotDelivered, Settings, Target
+from orchestration.outbox.outbox import Batch
+from orchestration.outbox.receivers import NotDelivered, Target, parse_receivers
+from orchestration.outbox.settings import Settings
 from tests.support.builders import Class, Warehouse, ping, quiz
 from tests.support.kills import KILLS
 
@@ -103,8 +106,8 @@ def to(warehouse: Warehouse, *urls: str, xapi: str = "", **how: Any) -> Settings
     defaults = Settings(
         folder=warehouse.folder / "outbox",
         receivers={
-            "cloudevents": publish.receivers(" ".join(urls), "LMS_PUBLISH_URL"),
-            "xapi": publish.receivers(xapi, "LMS_XAPI_URL"),
+            "cloudevents": parse_receivers(" ".join(urls), "LMS_PUBLISH_URL"),
+            "xapi": parse_receivers(xapi, "LMS_XAPI_URL"),
         },
         batch_events=5,
         timeout_sec=2,
@@ -113,11 +116,13 @@ def to(warehouse: Warehouse, *urls: str, xapi: str = "", **how: Any) -> Settings
     return replace(defaults, **how)
 
 
-def files(warehouse: Warehouse, form: Format = "cloudevents") -> dict[str, list[Json]]:
+def files(
+    warehouse: Warehouse, event_format: Format = "cloudevents"
+) -> dict[str, list[Json]]:
     """The name of each file, and what its lines hold."""
     return {
         file.name: [json.loads(line) for line in file.read_bytes().splitlines()]
-        for file in sorted((warehouse.folder / "outbox" / form).iterdir())
+        for file in sorted((warehouse.folder / "outbox" / event_format).iterdir())
     }
 
 
@@ -227,7 +232,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "_back_off", tenacity.wait_none())
+    monkeypatch.setattr(receivers, "_back_off", tenacity.wait_none())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -240,7 +245,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def state_of(warehouse: Warehouse, url: str) -> tuple[int, str | None]:
     """Where a receiver is, and the last trouble with it."""
     [row] = warehouse.rows(
-        "select sequence, last_error from outbox.place "
+        "select sequence, last_error from outbox.watermark "
         f"where target = 'cloudevents {url}'"
     )
     return row
@@ -269,18 +274,21 @@ GOLDEN_FACTS = [
 ]
 
 
-def golden_file(fact: Fact, form: Format) -> Path:
-    return GOLDEN / f"{fact.signal_type.lower()}_v{fact.contract_version}.{form}.json"
+def golden_file(fact: Fact, event_format: Format) -> Path:
+    return (
+        GOLDEN
+        / f"{fact.signal_type.lower()}_v{fact.contract_version}.{event_format}.json"
+    )
 
 
-@pytest.mark.parametrize("form", integration_events.FORMATS)
+@pytest.mark.parametrize("event_format", integration_events.FORMATS)
 @pytest.mark.parametrize("fact", GOLDEN_FACTS, ids=lambda fact: fact.signal_type)
 def test_what_was_published_once_is_published_so_for_ever(
-    fact: Fact, form: Format
+    fact: Fact, event_format: Format
 ) -> None:
-    [line] = integration_events.as_lines(form, [fact])
+    [line] = integration_events.as_lines(event_format, [fact])
 
-    assert line + b"\n" == golden_file(fact, form).read_bytes()
+    assert line + b"\n" == golden_file(fact, event_format).read_bytes()
 
 
 @pytest.mark.parametrize("fact", GOLDEN_FACTS, ids=lambda fact: fact.signal_type)
@@ -401,10 +409,10 @@ def test_a_signal_is_published_once_however_often_one_publishes(
     warehouse: Warehouse,
 ) -> None:
     derive(warehouse, signals(7))
-    first = publish.publish(warehouse.path, to(warehouse))
+    first = delivery.publish(warehouse.path, to(warehouse))
     derive(warehouse, signals(12))
-    second = publish.publish(warehouse.path, to(warehouse))
-    third = publish.publish(warehouse.path, to(warehouse))
+    second = delivery.publish(warehouse.path, to(warehouse))
+    third = delivery.publish(warehouse.path, to(warehouse))
 
     assert [first.enqueued, second.enqueued, third.enqueued] == [7, 5, 0]
     assert ids(published(warehouse)) == [id_of(s.signal_id) for s in signals(12)]
@@ -429,7 +437,7 @@ def test_at_one_moment_a_step_follows_its_parts_and_a_course_its_steps(
             Signal("z", "STEP_COMPLETED", occurred_at=AT - timedelta(seconds=1)),
         ],
     )
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
 
     order = ids(published(warehouse))
     assert order == [id_of(signal_id) for signal_id in "zecdba"]
@@ -440,13 +448,13 @@ def test_what_was_published_stays_whatever_becomes_of_the_signal(
 ) -> None:
     [signal, other] = signals(2)
     derive(warehouse, [signal, other])
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
     before = files(warehouse)
 
     earlier = replace(signal, occurred_at=AT - timedelta(days=1))
     for state in ([earlier, other], [other], [signal, other]):
         derive(warehouse, state)
-        assert publish.publish(warehouse.path, to(warehouse)).enqueued == 0
+        assert delivery.publish(warehouse.path, to(warehouse)).enqueued == 0
 
     assert files(warehouse) == before
 
@@ -455,7 +463,7 @@ def test_a_signal_that_is_there_twice_stops_publishing(warehouse: Warehouse) -> 
     derive(warehouse, [*signals(3), signals(1)[0]])
 
     with pytest.raises(WarehouseError, match="signal_id twice; nothing was published"):
-        publish.publish(warehouse.path, to(warehouse))
+        delivery.publish(warehouse.path, to(warehouse))
     assert warehouse.rows("from outbox.integration_event") == []
 
 
@@ -464,14 +472,14 @@ def test_erasing_rows_shifts_no_number_and_stops_no_target(
 ) -> None:
     """What `warehouse erase` may do to the outbox: delete a learner's rows."""
     derive(warehouse, signals(10))
-    publish.enqueue(warehouse.path, to(warehouse))
+    outbox.enqueue(warehouse.path, base_url="https://lms.example", batch_events=5)
     warehouse.execute(
         "delete from outbox.integration_event where user_id = 'u0' or sequence > 5;"
         "delete from signals.lms_signal where user_id = 'u0' or occurred_at >= "
         f"timestamp '{AT + timedelta(seconds=5)}'"
     )
     derive(warehouse, [*signals(5)[1:3], *signals(1, first=20)])
-    publish.publish(warehouse.path, to(warehouse, receiver.url))
+    delivery.publish(warehouse.path, to(warehouse, receiver.url))
 
     assert [event["sequence"][-2:] for event in receiver.stored] == [
         "02",
@@ -489,12 +497,12 @@ def test_an_enqueueing_that_is_killed_leaves_nothing(
     derive(warehouse, signals(7))
     with monkeypatch.context() as patch:
         # Asked for between the events and their batches.
-        patch.setattr(publish, "completion_threshold", mock.Mock(side_effect=Killed))
+        patch.setattr(database, "utc_now", mock.Mock(side_effect=Killed))
         with suppress(Killed):
-            publish.publish(warehouse.path, to(warehouse))
+            delivery.publish(warehouse.path, to(warehouse))
 
     derive(warehouse, signals(9))
-    assert publish.publish(warehouse.path, to(warehouse)).enqueued == 9
+    assert delivery.publish(warehouse.path, to(warehouse)).enqueued == 9
     assert ids(published(warehouse)) == [id_of(s.signal_id) for s in signals(9)]
 
 
@@ -557,30 +565,30 @@ def test_any_mix_of_refreshes_publishes_and_faults_gives_each_once_and_in_order(
 ) -> None:
     """In memory: opening a file is most of what publishing a few signals costs."""
     recipient = Recipient()
-    target = Target("recipient", recipient.take, at_most=2)
+    target = Target("recipient", recipient.take, largest_batch=2)
     path = tmp_path / "warehouse.duckdb"
     how = to(Warehouse(tmp_path), batch_events=3)
     first_seen: dict[str, tuple[int, datetime, int, str]] = {}
     ranks = list(integration_events.newest())
     with (
         duckdb.connect() as connection,
-        mock.patch.object(publish, "_open", return_value=nullcontext(connection)),
+        mock.patch.object(outbox, "opened", return_value=nullcontext(connection)),
     ):
-        connection.execute(publish._SCHEMA)
+        connection.execute(outbox.SCHEMA)
         for round_number, (state, faults) in enumerate([*history, (history[0][0], [])]):
             now = [
                 Signal("/".join(map(str, key)), key[1], key[0], moment)
                 for key, moment in state.items()
             ]
             connection.execute(as_tables(now))
-            publish.enqueue(path, how)
+            outbox.enqueue(path, base_url=how.base_url, batch_events=how.batch_events)
             for s in now:
                 order = (round_number, s.occurred_at, ranks.index(s.type), s.signal_id)
                 first_seen.setdefault(s.signal_id, order)
             recipient.faults = list(faults)
             with suppress(Killed):
-                publish.deliver(path, target)
-        publish.deliver(path, target)
+                delivery.deliver(path, target)
+        delivery.deliver(path, target)
 
     once = {event["id"]: event for event in recipient.events}
     in_order = sorted(first_seen, key=lambda signal_id: first_seen[signal_id])
@@ -601,22 +609,22 @@ def test_a_file_is_whole_or_not_there(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     derive(warehouse, signals(7))
-    rename = Path.replace
+    rename = os.replace
 
-    def killed(path: Path, target: Path) -> Path:
+    def killed(path: Path, target: Path) -> None:
         if after:
             rename(path, target)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with suppress(Killed):
-            publish.publish(warehouse.path, to(warehouse))
+            delivery.publish(warehouse.path, to(warehouse))
     seen = {name for name in files(warehouse) if not name.startswith(".")}
     assert seen == ({"000000000001-000000000005.ndjson"} if after else set())
 
     derive(warehouse, signals(9))
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
 
     assert list(files(warehouse)) == [
         "000000000001-000000000005.ndjson",
@@ -630,11 +638,11 @@ def test_a_file_that_a_consumer_took_away_does_not_come_back(
     warehouse: Warehouse,
 ) -> None:
     derive(warehouse, signals(3))
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
     [file] = (warehouse.folder / "outbox" / "cloudevents").iterdir()
     file.unlink()
     derive(warehouse, signals(4))
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
 
     assert list(files(warehouse)) == ["000000000004-000000000004.ndjson"]
 
@@ -643,16 +651,16 @@ def test_files_of_another_outbox_are_left_alone(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     derive(warehouse, signals(7))
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
     before = files(warehouse)
     for count in (3, 7):
         (tmp_path / str(count)).mkdir()
         made_again = Warehouse(tmp_path / str(count))
         derive(made_again, signals(count))
         how = to(made_again, folder=warehouse.folder / "outbox")
-        [delivery] = publish.publish(made_again.path, how).deliveries
-        assert delivery.state == "failed"
-        assert "files of another outbox" in str(delivery.error)
+        [told] = delivery.publish(made_again.path, how).deliveries
+        assert told.state == "failed"
+        assert "files of another outbox" in str(told.error)
     assert files(warehouse) == before
 
 
@@ -660,13 +668,11 @@ def test_a_folder_that_cannot_be_written_loses_nothing(warehouse: Warehouse) -> 
     derive(warehouse, signals(3))
     blocked = warehouse.folder / "blocked"
     blocked.write_text("a file where the folder should be")
-    [delivery] = publish.publish(
-        warehouse.path, to(warehouse, folder=blocked)
-    ).deliveries
-    assert (delivery.state, delivery.place, delivery.behind) == ("failed", 0, 3)
+    [told] = delivery.publish(warehouse.path, to(warehouse, folder=blocked)).deliveries
+    assert (told.state, told.watermark, told.behind) == ("failed", 0, 3)
 
     blocked.unlink()
-    publish.publish(warehouse.path, to(warehouse, folder=blocked))
+    delivery.publish(warehouse.path, to(warehouse, folder=blocked))
     assert len(list((blocked / "cloudevents").iterdir())) == 1
 
 
@@ -678,7 +684,7 @@ def test_a_receiver_gets_batches_as_cloudevents_has_them(
 ) -> None:
     derive(warehouse, signals(12))
     url = receiver.url.replace("//", "//who:what%20ever@") + "?key=k"
-    publish.publish(warehouse.path, to(warehouse, url))
+    delivery.publish(warehouse.path, to(warehouse, url))
 
     assert [len(request.events) for request in receiver.requests] == [5, 5, 2]
     assert receiver.stored == published(warehouse)
@@ -703,14 +709,12 @@ def test_a_receiver_that_is_down_gets_everything_once_when_it_is_back(
         for count in (7, 8):
             derive(warehouse, signals(count))
             gone = down.replace(str(receiver.port), str(port))
-            [_, delivery] = publish.publish(
-                warehouse.path, to(warehouse, gone)
-            ).deliveries
-            assert (delivery.state, delivery.behind) == ("failed", count)
-            assert "no answer (" in str(delivery.error)
+            [_, told] = delivery.publish(warehouse.path, to(warehouse, gone)).deliveries
+            assert (told.state, told.behind) == ("failed", count)
+            assert "no answer (" in str(told.error)
 
-    publish.publish(warehouse.path, to(warehouse, down))
-    publish.publish(warehouse.path, to(warehouse, down))
+    delivery.publish(warehouse.path, to(warehouse, down))
+    delivery.publish(warehouse.path, to(warehouse, down))
 
     assert ids(receiver.stored) == [id_of(s.signal_id) for s in signals(8)]
     assert state_of(warehouse, "there") == (8, None)
@@ -722,11 +726,11 @@ def test_a_receiver_in_trouble_is_asked_again_and_gets_each_once(
 ) -> None:
     derive(warehouse, signals(7))
     receiver.answers = [Answer(), *[Answer(status, stores=False)] * 3]
-    [_, delivery] = publish.publish(
+    [_, told] = delivery.publish(
         warehouse.path, to(warehouse, receiver.url, give_up_sec=5)
     ).deliveries
 
-    assert (delivery.state, delivery.sent) == ("up to date", 7)
+    assert (told.state, told.sent) == ("up to date", 7)
     assert ids(receiver.stored) == [id_of(s.signal_id) for s in signals(7)]
     assert len(receiver.requests) == 5
 
@@ -737,15 +741,15 @@ def test_a_receiver_that_stays_in_trouble_is_left_and_gone_on_with_later(
     derive(warehouse, signals(12))
     receiver.answers = [Answer(), *[Answer(500, stores=False)] * 2000]
     how = to(warehouse, receiver.url, give_up_sec=0.2)
-    [_, failed] = publish.publish(warehouse.path, how).deliveries
-    assert (failed.state, failed.place, failed.behind) == ("failed", 5, 7)
+    [_, failed] = delivery.publish(warehouse.path, how).deliveries
+    assert (failed.state, failed.watermark, failed.behind) == ("failed", 5, 7)
     assert re.search(
         r"answered 500 Internal Server Error; tries: \d+", str(failed.error)
     )
     assert state_of(warehouse, receiver.url) == (5, failed.error)
 
     receiver.answers = []
-    [_, mended] = publish.publish(warehouse.path, how).deliveries
+    [_, mended] = delivery.publish(warehouse.path, how).deliveries
     assert (mended.state, mended.sent) == ("up to date", 7)
     assert ids(receiver.stored) == [id_of(s.signal_id) for s in signals(12)]
     assert state_of(warehouse, receiver.url) == (12, None)
@@ -756,9 +760,9 @@ def test_a_receiver_that_stored_and_said_500_is_told_the_same_ids_again(
 ) -> None:
     derive(warehouse, signals(4))
     receiver.answers = [Answer(500)]
-    publish.publish(warehouse.path, to(warehouse, receiver.url))
+    delivery.publish(warehouse.path, to(warehouse, receiver.url))
     derive(warehouse, signals(9))
-    publish.publish(warehouse.path, to(warehouse, receiver.url))
+    delivery.publish(warehouse.path, to(warehouse, receiver.url))
 
     failed, again, rest = receiver.requests
     assert again.body == failed.body
@@ -778,11 +782,11 @@ def test_retry_after_is_waited_for(
     derive(warehouse, signals(2))
     receiver.answers = [Answer(429, {"Retry-After": wanted}, stores=False)]
     started = time.monotonic()
-    [_, delivery] = publish.publish(
+    [_, told] = delivery.publish(
         warehouse.path, to(warehouse, receiver.url, give_up_sec=5)
     ).deliveries
 
-    assert delivery.state == "up to date"
+    assert told.state == "up to date"
     assert wanted != "1" or time.monotonic() - started >= 1
     assert len(receiver.stored) == 2
 
@@ -794,19 +798,19 @@ def test_a_receiver_that_wants_an_hour_is_not_asked_in_it(
     wanted = format_datetime(datetime.now(UTC) + timedelta(days=9), usegmt=True)
     receiver.answers = [Answer(503, {"Retry-After": wanted}, stores=False)]
     how = to(warehouse, receiver.url, give_up_sec=5)
-    [_, failed] = publish.publish(warehouse.path, how).deliveries
-    [_, waiting] = publish.publish(warehouse.path, how).deliveries
+    [_, failed] = delivery.publish(warehouse.path, how).deliveries
+    [_, waiting] = delivery.publish(warehouse.path, how).deliveries
 
     assert (failed.state, waiting.state) == ("failed", "waiting")
     assert "asked to be left alone until" in str(waiting.error)
     assert len(receiver.requests) == 1
     [[minutes]] = warehouse.rows(
-        "select date_diff('minute', now()::timestamp, not_before) from outbox.place "
-        "where not_before is not null"
+        "select date_diff('minute', now()::timestamp, not_before) "
+        "from outbox.watermark where not_before is not null"
     )
     assert 50 <= minutes <= 60, "nine days is more than anyone is waited for"
-    warehouse.execute("update outbox.place set not_before = timestamp '2000-01-01'")
-    publish.publish(warehouse.path, how)
+    warehouse.execute("update outbox.watermark set not_before = timestamp '2000-01-01'")
+    delivery.publish(warehouse.path, how)
     assert len(receiver.stored) == 2
 
 
@@ -821,12 +825,12 @@ def test_a_slow_receiver_is_not_waited_for_for_ever(
     too_late.start()
     receiver.answers = [Answer(after=in_the_end, drips=drips)]
     how = to(warehouse, receiver.url, timeout_sec=0.3)
-    [_, slow] = publish.publish(warehouse.path, how).deliveries
+    [_, slow] = delivery.publish(warehouse.path, how).deliveries
     assert not in_the_end.is_set()
     in_the_end.set()
     assert (slow.state, slow.behind) == ("failed", 2)
 
-    publish.publish(warehouse.path, replace(how, timeout_sec=30))
+    delivery.publish(warehouse.path, replace(how, timeout_sec=30))
     assert receiver.distinct == [id_of(s.signal_id) for s in signals(2)]
 
 
@@ -838,7 +842,7 @@ def test_a_receiver_that_refuses_is_not_asked_twice_and_stops_nobody(
     said = Answer(status, {"Location": receiver.url}, b"u1 is wrong", stores=False)
     receiver.answers = [said]
     with receiving() as other:
-        [_, refused, took] = publish.publish(
+        [_, refused, took] = delivery.publish(
             warehouse.path, to(warehouse, receiver.url, other.url, give_up_sec=5)
         ).deliveries
         assert ids(other.stored) == [id_of(s.signal_id) for s in signals(7)]
@@ -855,18 +859,18 @@ def test_a_target_is_set_back_or_past_a_batch_on_purpose(
 ) -> None:
     derive(warehouse, signals(9))
     how = to(warehouse, receiver.url)
-    publish.publish(warehouse.path, how)
+    delivery.publish(warehouse.path, how)
     target = f"cloudevents {receiver.url}"
 
-    moved = publish.move(warehouse.path, how, target, 8)
-    assert (moved.state, moved.place, moved.behind) == ("moved", 7, 2)
-    publish.publish(warehouse.path, how)
+    moved = delivery.move(warehouse.path, how, target, 8)
+    assert (moved.state, moved.watermark, moved.behind) == ("moved", 7, 2)
+    delivery.publish(warehouse.path, how)
     assert ids(receiver.stored[9:]) == [id_of(s.signal_id) for s in signals(9)[7:]]
     with pytest.raises(WarehouseError, match=f"; {re.escape(target)}$"):
-        publish.move(warehouse.path, how, "nobody", 1)
+        delivery.move(warehouse.path, how, "nobody", 1)
 
 
-def test_a_place_that_is_set_while_a_delivery_is_under_way_stays_set(
+def test_a_watermark_that_is_set_while_a_delivery_is_under_way_stays_set(
     warehouse: Warehouse, receiver: Receiver
 ) -> None:
     derive(warehouse, signals(3))
@@ -875,16 +879,16 @@ def test_a_place_that_is_set_while_a_delivery_is_under_way_stays_set(
     moving = threading.Event()
     receiver.answers = [Answer(after=moving)]
     with ThreadPoolExecutor(2) as pool:
-        delivery = pool.submit(publish.publish, warehouse.path, how)
+        running = pool.submit(delivery.publish, warehouse.path, how)
         wait_until(lambda: bool(receiver.requests))
-        moved = pool.submit(publish.move, warehouse.path, how, target, 1)
+        moved = pool.submit(delivery.move, warehouse.path, how, target, 1)
         time.sleep(0.3)
         moving.set()
-        delivery.result()
-        assert moved.result().place == 0
+        running.result()
+        assert moved.result().watermark == 0
 
     assert state_of(warehouse, receiver.url)[0] == 0
-    publish.publish(warehouse.path, how)
+    delivery.publish(warehouse.path, how)
     assert ids(receiver.stored) == 2 * [id_of(s.signal_id) for s in signals(3)]
 
 
@@ -893,24 +897,24 @@ def test_a_folder_set_back_into_a_batch_has_no_event_in_two_files(
 ) -> None:
     derive(warehouse, signals(7))
     how = to(warehouse)
-    publish.publish(warehouse.path, how)
+    delivery.publish(warehouse.path, how)
     before = files(warehouse)
     (warehouse.folder / "outbox" / "cloudevents" / min(before)).unlink()
 
-    publish.move(warehouse.path, how, f"cloudevents files {how.folder}", 3)
-    publish.publish(warehouse.path, how)
+    delivery.move(warehouse.path, how, f"cloudevents files {how.folder}", 3)
+    delivery.publish(warehouse.path, how)
 
     assert files(warehouse) == before
 
 
-def test_each_receiver_has_its_own_place(warehouse: Warehouse) -> None:
+def test_each_receiver_has_its_own_watermark(warehouse: Warehouse) -> None:
     with receiving() as first, receiving() as second:
         derive(warehouse, signals(3))
-        publish.publish(warehouse.path, to(warehouse, first.url))
+        delivery.publish(warehouse.path, to(warehouse, first.url))
         derive(warehouse, signals(6))
-        publish.publish(warehouse.path, to(warehouse, first.url, second.url))
+        delivery.publish(warehouse.path, to(warehouse, first.url, second.url))
         moved = second.url.replace("/events", "/elsewhere")
-        publish.publish(warehouse.path, to(warehouse, moved))
+        delivery.publish(warehouse.path, to(warehouse, moved))
 
         expected = [id_of(s.signal_id) for s in signals(6)]
         assert ids(first.stored) == expected
@@ -924,7 +928,7 @@ def test_a_slow_receiver_holds_up_no_other(warehouse: Warehouse) -> None:
         slow.answers = [Answer(after=quick_is_done)]
         how = to(warehouse, slow.url, quick.url, timeout_sec=60)
         with ThreadPoolExecutor() as pool:
-            running = pool.submit(publish.publish, warehouse.path, how)
+            running = pool.submit(delivery.publish, warehouse.path, how)
             wait_until(lambda: len(quick.stored) == 10)
             assert len(slow.stored) <= 5
             quick_is_done.set()
@@ -940,7 +944,7 @@ def test_two_processes_that_publish_at_once_send_nothing_twice(
     receiver.answers = [Answer(after=other_is_done)]
     how = to(warehouse, f"there={receiver.url}", timeout_sec=60)
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(publish.publish, warehouse.path, how)
+        running = pool.submit(delivery.publish, warehouse.path, how)
         wait_until(lambda: bool(receiver.requests))
         other = subprocess.run(
             [str(WAREHOUSE), "publish", "--json"],
@@ -961,7 +965,7 @@ def test_what_was_acknowledged_is_noted_however_long_the_warehouse_is_held(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     derive(warehouse, signals(3))
-    publish.enqueue(warehouse.path, to(warehouse))
+    outbox.enqueue(warehouse.path, base_url="https://lms.example", batch_events=5)
     monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "0.1")
     holders: list[subprocess.Popen[bytes]] = []
 
@@ -977,10 +981,10 @@ def test_what_was_acknowledged_is_noted_however_long_the_warehouse_is_held(
         holder.stdout.readline()
         holders.append(holder)
 
-    delivery = publish.deliver(warehouse.path, Target("there", take))
+    told = delivery.deliver(warehouse.path, Target("there", take))
     [holder] = holders
     holder.communicate()
-    assert (delivery.state, delivery.place) == ("up to date", 3)
+    assert (told.state, told.watermark) == ("up to date", 3)
 
 
 def test_credentials_are_shown_nowhere(
@@ -991,13 +995,13 @@ def test_credentials_are_shown_nowhere(
     url = receiver.url.replace("//", f"//:{secret}@") + f"?code={secret}"
     receiver.answers = [Answer(400, stores=False)]
     how = to(warehouse, url)
-    result = publish.publish(warehouse.path, how)
+    result = delivery.publish(warehouse.path, how)
 
     [request] = receiver.requests
     assert request.headers["Authorization"] == f"Bearer {secret}"
     assert secret in request.path
-    places = warehouse.rows("from outbox.place")
-    assert secret not in f"{how} {result} {places}"
+    watermarks = warehouse.rows("from outbox.watermark")
+    assert secret not in f"{how} {result} {watermarks}"
 
 
 @pytest.mark.parametrize(
@@ -1013,7 +1017,7 @@ def test_credentials_are_shown_nowhere(
 )
 def test_a_receiver_that_cannot_be_is_named(text: str, problem: str) -> None:
     with pytest.raises(WarehouseError, match=re.escape(f"LMS_PUBLISH_URL: {problem}")):
-        publish.receivers(text, "LMS_PUBLISH_URL")
+        parse_receivers(text, "LMS_PUBLISH_URL")
 
 
 @pytest.mark.parametrize(
@@ -1044,7 +1048,7 @@ def test_statements_have_the_ids_of_the_events_and_state_the_threshold(
         [Signal("v"), Signal("q", "QUIZ_PASSED"), Signal("k", "COURSE_COMPLETED")],
     )
     how = to(warehouse, xapi=receiver.url)
-    publish.publish(warehouse.path, how, ("cloudevents", "xapi"))
+    delivery.publish(warehouse.path, how, ("cloudevents", "xapi"))
 
     [statements] = files(warehouse, "xapi").values()
     assert receiver.stored == statements
@@ -1062,12 +1066,12 @@ def test_a_record_store_that_takes_a_part_has_not_taken_the_batch(
 ) -> None:
     derive(warehouse, signals(3))
     receiver.answers = [Answer(200, body=b'{"inserted": 2, "rejected": 1}')]
-    [_, delivery] = publish.publish(
+    [_, told] = delivery.publish(
         warehouse.path, to(warehouse, xapi=receiver.url), ("xapi",)
     ).deliveries
 
-    assert (delivery.state, delivery.place) == ("failed", 0)
-    assert "refused 1 statements" in str(delivery.error)
+    assert (told.state, told.watermark) == ("failed", 0)
+    assert "refused 1 statements" in str(told.error)
 
 
 # --- killed ------------------------------------------------------------------------
@@ -1133,7 +1137,7 @@ def test_a_publish_after_killed_ones_ends_as_an_unbroken_one(
     unbroken = Warehouse(tmp_path / "unbroken")
     derive(unbroken, all_signals)
     with receiving() as receiver:
-        publish.publish(unbroken.path, to(unbroken, receiver.url))
+        delivery.publish(unbroken.path, to(unbroken, receiver.url))
         expected = without_the_clock(receiver.stored)
     expected_files = {n: without_the_clock(e) for n, e in files(unbroken).items()}
 
@@ -1226,9 +1230,9 @@ def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
 
         refresh = defs.resolve_job_def("refresh").asset_layer.executable_asset_keys
         outbox = dg.AssetKey(["outbox", "integration_event"])
-        delivery = dg.AssetKey(["outbox", "delivery"])
+        sent_to_receivers = dg.AssetKey(["outbox", "delivery"])
         assert outbox in refresh
-        assert delivery not in refresh
+        assert sent_to_receivers not in refresh
         everything = defs.resolve_implicit_global_asset_job_def()
         filled = everything.execute_in_process(
             instance=instance, asset_selection=[outbox]
@@ -1265,7 +1269,7 @@ def test_from_events_to_integration_events(warehouse: Warehouse) -> None:
         ]
     )
     warehouse.refresh()
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
 
     told = [
         (event["type"], event["time"][11:16], event["data"].get("class_id"))
@@ -1294,7 +1298,7 @@ def test_from_events_to_integration_events(warehouse: Warehouse) -> None:
         Class("c1", has_quiz=1), Class("c3"), effective_from="2026-03-01"
     )
     warehouse.refresh()
-    publish.publish(warehouse.path, to(warehouse))
+    delivery.publish(warehouse.path, to(warehouse))
 
     more = published(warehouse)[6:]
     assert [(event["type"], event["data"]["class_id"]) for event in more] == [

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.outbox import integration_events, publish
+from orchestration.outbox import delivery, integration_events
 from orchestration.outbox.integration_events import Format
 from tests.orchestration.outbox.test_outbox import (
     AT,
@@ -158,15 +158,15 @@ def test_a_record_store_takes_every_statement_once(
     how = to(warehouse, xapi=record_store.url, timeout_sec=60)
 
     with record_store.running():
-        first = publish.publish(warehouse.path, how, ("cloudevents", "xapi"))
+        first = delivery.publish(warehouse.path, how, ("cloudevents", "xapi"))
         assert first.failures == ()
         sent = all_files(warehouse)
         assert len(sent) == 20
         assert record_store.statements() == sent
         assert {s["actor"]["account"]["name"] for s in sent} == set(users)
 
-        publish.move(warehouse.path, how, "xapi lrs", 1)
-        again = publish.publish(warehouse.path, how, ("xapi",))
+        delivery.move(warehouse.path, how, "xapi lrs", 1)
+        again = delivery.publish(warehouse.path, how, ("xapi",))
         assert again.failures == ()
         assert again.deliveries[-1].sent == 20
         assert record_store.statements() == sent, "the same statements, no second time"
@@ -178,12 +178,12 @@ def test_a_record_store_that_was_killed_gets_the_rest(
     derive(warehouse, every_kind_of_signal(["u1", "u2"]))
     how = to(warehouse, xapi=record_store.url, timeout_sec=60)
     with record_store.running():
-        publish.publish(warehouse.path, how, ("xapi",))
+        delivery.publish(warehouse.path, how, ("xapi",))
     derive(warehouse, every_kind_of_signal(["u1", "u2", "u3", "u4"]))
-    [_, failed] = publish.publish(warehouse.path, how, ("xapi",)).deliveries
+    [_, failed] = delivery.publish(warehouse.path, how, ("xapi",)).deliveries
     assert (failed.state, failed.behind) == ("failed", 8)
     with record_store.running():
-        publish.publish(warehouse.path, how, ("xapi",))
+        delivery.publish(warehouse.path, how, ("xapi",))
         sent = all_files(warehouse)
         assert record_store.statements() == sent
         assert len(sent) == 16
@@ -204,7 +204,7 @@ def test_a_record_store_refuses_what_we_never_send(
             "statement",
             lambda fact: {**whole(fact), "actor": {"objectType": "Agent"}},
         )
-        [_, refused] = publish.publish(warehouse.path, how, ("xapi",)).deliveries
+        [_, refused] = delivery.publish(warehouse.path, how, ("xapi",)).deliveries
         assert "answered 422" in str(refused.error)
         assert record_store.statements() == []
 
@@ -220,13 +220,13 @@ def in_their_environment(script: str, lines: list[bytes]) -> list[Json]:
     return [json.loads(line) for line in out.stdout.splitlines()]
 
 
-def every_line(warehouse: Warehouse, form: Format) -> list[bytes]:
+def every_line(warehouse: Warehouse, event_format: Format) -> list[bytes]:
     derive(warehouse, every_kind_of_signal(["u1", "two\nlines", "é 🎓"]))
-    publish.publish(warehouse.path, to(warehouse), (form,))
-    folder = warehouse.folder / "outbox" / form
+    delivery.publish(warehouse.path, to(warehouse), (event_format,))
+    folder = warehouse.folder / "outbox" / event_format
     lines = [line for file in folder.iterdir() for line in file.open("rb")]
     return [line.strip() for line in lines] + integration_events.as_lines(
-        form, GOLDEN_FACTS
+        event_format, GOLDEN_FACTS
     )
 
 
