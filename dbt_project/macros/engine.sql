@@ -63,3 +63,43 @@
         reset disabled_optimizers
     {% endif %}
 {% endmacro %}
+
+{#- The whole numbers from `first` to `last`, both included, each a row. -#}
+{% macro each_number(first, last) -%}
+    unnest(range({{ first }}, {{ last }} + 1))
+{%- endmacro %}
+
+{#- The members of an array, each a row. -#}
+{% macro each_member(column) -%}
+    unnest({{ column }})
+{%- endmacro %}
+
+{#- The values of a group as an array, in order. A struct is ordered by its fields. -#}
+{% macro array_in_order(value) -%}
+    list({{ value }} order by {{ value }})
+{%- endmacro %}
+
+{#- How many members of an array, each called `each`, satisfy the condition. -#}
+{% macro count_members(column, condition) -%}
+    len(list_filter({{ column }}, lambda each: {{ condition }}))
+{%- endmacro %}
+
+{#- The moment so many whole days earlier. -#}
+{% macro days_before(moment, days) -%}
+    {{ moment }} - to_days(cast({{ days }} as integer))
+{%- endmacro %}
+
+{#- A quantile of a group, interpolated between the two values beside it. -#}
+{% macro quantile(column, share) -%}
+    quantile_cont({{ column }}, {{ share }})
+{%- endmacro %}
+
+{#- The 128-bit key that an event is found by: `event_key` of raw.lms_event. -#}
+{% macro event_key(event_id) -%}
+    coalesce(try_cast({{ event_id }} as uuid), cast(md5_number({{ event_id }}) as uuid))
+{%- endmacro %}
+
+{#- One field of each member of an array of structs. -#}
+{% macro field_of_members(column, field) -%}
+    list_transform({{ column }}, lambda each: each['{{ field }}'])
+{%- endmacro %}

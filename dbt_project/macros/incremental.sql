@@ -7,8 +7,8 @@ into its state and moves its place, all in one transaction: one that failed catc
 in the next run by itself, and each event is counted once.
 
 The fingerprint covers the model's SQL, that of the views between it and its upstream
-models, the shared macros, the variables that it reads, the contracts, its upstream models'
-fingerprints and, for a model that reads the catalogue, the newest catalogue load. When
+models, the seeds, the shared macros, the variables that it reads, the contracts, its
+upstream models' fingerprints and, for a model that reads the catalogue, the newest catalogue load. When
 it changes, the model starts over from all there is: an edited rule is never mixed with
 the old one.
 -#}
@@ -59,7 +59,11 @@ the old one.
                 {% if node.config.materialized == 'incremental' %}
                     {% do found.models.append(node.name) %}
                 {% else %}
-                    {% do found.code.append(node.raw_code) %}
+                    {#- What a seed says is in its file, not in code. -#}
+                    {% do found.code.append(
+                        node.checksum.checksum if node.resource_type == 'seed'
+                        else node.raw_code
+                    ) %}
                     {% set ns.todo = ns.todo + (node.depends_on.nodes | list) %}
                 {% endif %}
             {% endif %}
@@ -77,6 +81,10 @@ the old one.
         sorted_array(['a', 'b']),
         union_of_arrays('a'),
         is_blank('a'),
+        each_number('a', 'b'),
+        each_member('a'),
+        array_in_order('a'),
+        count_members('a', 'b'),
     ] %}
     {% for event_type in event_contracts() %}
         {% do rendered.append(payload_struct(event_type)) %}
@@ -116,6 +124,9 @@ the old one.
     {#- Who does not read a variable does not start over when it is edited. -#}
     {% if 'completion_threshold' in code %}
         {% do rule.append(var('completion_threshold')) %}
+    {% endif %}
+    {% if 'local_date(' in code %}
+        {% do rule.append(local_date('a')) %}
     {% endif %}
     {% set ns = namespace(through=rows[0].load_id | int) %}
     {% for name in above.models %}

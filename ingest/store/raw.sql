@@ -96,6 +96,12 @@ create table if not exists raw.catalogue (
     has_quiz integer not null
 );
 
+create table if not exists raw.class_skill (
+    load_id bigint not null,
+    class_id varchar not null,
+    skill_id varchar not null
+);
+
 create table if not exists raw.set_aside_event (
     event_id varchar not null,
     type varchar not null,

@@ -15,7 +15,7 @@ SNAPSHOT = dg.AssetKey(["published", "snapshot"])
     deps=[
         key
         for key in derived_assets.keys
-        if key.path[0] in ("progress", "signals", "monitoring")
+        if key.path[0] in ("progress", "signals", "monitoring", "analytics")
     ],
     group_name="published",
     pool=POOL,

@@ -18,7 +18,7 @@ import duckdb
 from ingest.store.database import transaction
 
 # The schemas that dbt makes.
-LAYERS = ("staging", "projections", "signals", "progress", "monitoring")
+LAYERS = ("staging", "projections", "signals", "progress", "monitoring", "analytics")
 
 _ENGINE = ("dbt-core", "dbt-duckdb", "duckdb")
 

@@ -34,7 +34,12 @@ _EVENT_COLUMNS = (
 EVENT_COLUMNS = ", ".join(_EVENT_COLUMNS)
 
 # A line may hold anything; `warehouse dead-letters show` shows it.
-_RAW = {"load": "*", "catalogue": "*", "dead_letter": "* exclude (line)"}
+_RAW = {
+    "load": "*",
+    "catalogue": "*",
+    "class_skill": "*",
+    "dead_letter": "* exclude (line)",
+}
 
 _OF_LAYERS = f"schema_name in ({quoted_list(LAYERS)})"
 

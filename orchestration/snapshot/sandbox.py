@@ -159,7 +159,7 @@ def diff(
 
 
 def _public_first(relation: Relation) -> tuple[int, int]:
-    layers = ("progress", "monitoring", "signals", "projections")
+    layers = ("progress", "monitoring", "analytics", "signals", "projections")
     is_state = relation.kind == "incremental"
     return (is_state, layers.index(relation.schema) if relation.schema in layers else 9)
 

@@ -36,7 +36,7 @@ NOW = "2026-03-12 00:00:00"
 # What a load was, not what the events say: batching may change it.
 ABOUT_LOADS = ("v_load_outcome", "v_dead_letter_summary")
 ALL_MODELS = ("resource_type:model", "resource_type:seed")
-DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring")
+DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring", "analytics")
 
 
 def examples(few: int) -> int:

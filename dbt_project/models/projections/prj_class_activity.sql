@@ -1,4 +1,7 @@
-{{ config(unique_key=['user_id', 'class_id']) }}
+{#- Earlier versions made the table without last_event_id. -#}
+{{ config(
+    unique_key=['user_id', 'class_id'], on_schema_change='append_new_columns'
+) }}
 
 with
 
@@ -17,6 +20,7 @@ parts as (
         1 as event_count,
         occurred_at as first_event_at,
         occurred_at as last_event_at,
+        event_id as last_event_id,
         course_id,
         case when course_id is not null then occurred_at end as course_named_at,
         case when course_id is not null then event_id end as course_event_id,
@@ -46,7 +50,7 @@ folded as (
         class_id,
         cast(sum(event_count) as bigint) as event_count,
         min(first_event_at) as first_event_at,
-        max(last_event_at) as last_event_at,
+        max({{ moment('last_event_at', 'last_event_id') }}) as last_event,
         max(
             {{ struct({
                 'occurred_at': 'course_named_at',
@@ -67,7 +71,8 @@ final as (
         class_id,
         event_count,
         first_event_at,
-        last_event_at,
+        last_event.occurred_at as last_event_at,
+        last_event.event_id as last_event_id,
         naming.course_id,
         naming.occurred_at as course_named_at,
         naming.event_id as course_event_id,

@@ -23,7 +23,7 @@ from tests.support.builders import ping, quiz, write_lines
 PROJECT = Path(__file__).parents[3]
 LAYERS = {
     *("landing", "raw", "staging", "projections"),
-    *("signals", "progress", "monitoring", "published", "outbox"),
+    *("signals", "progress", "monitoring", "analytics", "published", "outbox"),
 }
 
 

@@ -1,0 +1,124 @@
+{%- set kpis = [
+    'completion_rate', 'engagement_rate', 'drop_off_rate', 'mean_quiz_score_ratio',
+    'mean_current_streak', 'orphan_share', 'stale_share', 'abandoned_share',
+] -%}
+
+with
+
+learners as (
+
+    select
+        user_id,
+        max(last_event_at) as last_event_at
+    from {{ ref('prj_class_activity') }}
+    group by user_id
+
+),
+
+-- Events after now, of a clock that runs ahead, are as good as of now.
+activity as (
+
+    select
+        count(*) as learner_count,
+        count(case when last_event_at > {{ days_before(now(), 1) }} then 1 end)
+            as active_24h_count,
+        count(case when last_event_at > {{ days_before(now(), 7) }} then 1 end)
+            as active_7d_count,
+        count(case when last_event_at > {{ days_before(now(), 30) }} then 1 end)
+            as active_30d_count
+    from learners
+
+),
+
+courses as (
+
+    select
+        count(*) as started_count,
+        count(completed_at) as completed_count,
+        count(case when status = 'abandoned' then 1 end) as abandoned_count
+    from {{ ref('v_course_progress') }}
+
+),
+
+videos as (
+
+    select
+        count(*) as started_count,
+        count(
+            case
+                when
+                    video_completed = 0 and coverage < {{ threshold('half_watched') }}
+                    then 1
+            end
+        ) as dropped_count
+    from {{ ref('v_video_engagement') }}
+
+),
+
+quizzes as (
+
+    select {{ mean_ratio('best_score_ratio') }} as mean_score_ratio
+    from {{ ref('prj_quiz_result') }}
+
+),
+
+streaks as (
+
+    select avg(current_days) as mean_days from {{ ref('v_learner_streak') }}
+
+),
+
+signals as (
+
+    select
+        (select count(*) from {{ ref('class_signal') }})
+        + (select count(*) from {{ ref('course_signal') }}) as signal_count,
+        (select count(*) from {{ ref('v_orphan_signal') }}) as orphan_count
+
+),
+
+stale as (
+
+    select count(*) as stale_count from {{ ref('v_stale_user') }}
+
+),
+
+measured as (
+
+    select
+        activity.*,
+        courses.completed_count / nullif(courses.started_count, 0) as completion_rate,
+        activity.active_7d_count / nullif(activity.learner_count, 0) as engagement_rate,
+        videos.dropped_count / nullif(videos.started_count, 0) as drop_off_rate,
+        quizzes.mean_score_ratio as mean_quiz_score_ratio,
+        streaks.mean_days as mean_current_streak,
+        signals.orphan_count / nullif(signals.signal_count, 0) as orphan_share,
+        stale.stale_count / nullif(activity.learner_count, 0) as stale_share,
+        courses.abandoned_count / nullif(courses.started_count, 0) as abandoned_share
+    from activity
+    cross join courses
+    cross join videos
+    cross join quizzes
+    cross join streaks
+    cross join signals
+    cross join stale
+
+),
+
+final as (
+
+    select
+        learner_count,
+        active_24h_count,
+        active_7d_count,
+        active_30d_count,
+        {%- for kpi in kpis %}
+        {{ kpi }},
+        {{ kpi_level(kpi) }} as {{ kpi }}_level
+        {{- ',' if not loop.last }}
+        {%- endfor %}
+    from measured
+
+)
+
+select * from final
