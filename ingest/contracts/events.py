@@ -18,7 +18,9 @@ from msgspec import Meta
 
 OLDEST_OCCURRED_AT = datetime(2000, 1, 1)
 LARGEST_CLOCK_LEAD = timedelta(hours=24)
+# What a line may be, whoever looks at it first. All work on one grows with its bytes.
 LARGEST_LINE_BYTES = 1024 * 1024
+DEEPEST_NESTING = 500
 
 Identifier = Annotated[
     str,

@@ -6,17 +6,21 @@ the reason. Both are made from the classes in `ingest.contracts.events`; a prope
 holds that a line which the first accepts is read the same by the second.
 """
 
+import contextlib
 import functools
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 
 from ingest.contracts.events import (
+    DEEPEST_NESTING,
     LARGEST_CLOCK_LEAD,
     OLDEST_OCCURRED_AT,
     Contract,
@@ -41,29 +45,48 @@ class Event:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a line is no event: a reason of a fixed vocabulary, the field, what to do."""
+    """Why a line is no event: a reason of a fixed vocabulary, the field, what to do.
+
+    `value` is what was refused, as JSON, or its first 200 characters. `event_id` is the
+    one that the line names. `more` are the line's other faults, each with its reason.
+    """
 
     reason: str
     field: str | None
     detail: str
+    value: str | None = None
+    event_id: str | None = None
+    more: tuple["Rejection", ...] = ()
+
+    def faults(self) -> list[dict[str, str | None]]:
+        """Every fault of the line, the first one first."""
+        names = ("reason", "field", "detail", "value")
+        return [
+            {name: getattr(fault, name) for name in names}
+            for fault in (self, *self.more)
+        ]
 
 
 # --- one line, exactly ---------------------------------------------------------------
 
+_LONGEST_SHOWN = 200
+_MOST_FAULTS = 20
 
-class _Invalid(Exception):
-    def __init__(self, reason: str, field: str | None, detail: str) -> None:
-        self.rejection = Rejection(reason, field, detail)
-        super().__init__(detail)
+
+def _shown(value: Any) -> str:
+    """A refused value as JSON, cut, and as text that UTF-8 can hold."""
+    text = value[:_LONGEST_SHOWN] if isinstance(value, str) else value
+    shown = json.dumps(text, ensure_ascii=False, default=repr)[:_LONGEST_SHOWN]
+    return shown.encode(errors="backslashreplace").decode()
 
 
 class _Duplicated(dict[str, Any]):
-    """A JSON object in which a key stood twice; remembers which."""
+    """A JSON object in which keys stood twice; remembers which."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.key = next(name for name in names if names.count(name) > 1)
+        counted = Counter(name for name, _ in pairs)
+        self.keys_twice = [name for name, count in counted.items() if count > 1]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,17 +103,31 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 4300 else float(digits)
 
 
+_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _check_depth(text: str) -> None:
+    """Raises `ValueError` for more levels of lists and objects than are allowed."""
+    if text.count("[") + text.count("{") <= DEEPEST_NESTING:
+        return
+    depth = 0
+    for found in _TEXT_OR_BRACKET.finditer(text):
+        first = text[found.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > DEEPEST_NESTING:
+            raise ValueError(f"nested more than {DEEPEST_NESTING} levels deep")
+
+
 def parse_json(text: str) -> Any:
-    """Strict RFC 8259. Raises `ValueError`; deep nesting is a `ValueError` too."""
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_no_constant,
-            parse_int=_integer,
-        )
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    """Strict RFC 8259, in time that grows with the text alone. Raises `ValueError`,
+    for more than `DEEPEST_NESTING` levels too."""
+    _check_depth(text)
+    return json.loads(
+        text,
+        object_pairs_hook=_object,
+        parse_constant=_no_constant,
+        parse_int=_integer,
+    )
 
 
 _RFC_3339 = re.compile(
@@ -137,113 +174,145 @@ _ESCAPES = re.compile(
     r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)", re.ASCII
 )
 
-_MISSING = re.compile(r"missing required field `(.*)`")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _WRONG_TYPE = re.compile(r"Expected `(?:[\w| ]+)`, got `\w+`")
 
 
-def _convert(value: Any, shape: type[Any], prefix: str) -> Any:
+def _read_fields(
+    value: Mapping[str, Any], shape: type[msgspec.Struct], prefix: str
+) -> tuple[dict[str, Any], list[Rejection]]:
+    """The typed fields that keep the rules of `shape`, and the faults of the others."""
     try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        place = _PLACE.search(message)
-        field = place.group(1) if place else ""
-        detail = _PLACE.sub("", message)
-        if missing := _MISSING.search(message):
-            raise _Invalid("missing_field", prefix + missing.group(1), detail) from None
-        if detail.endswith("got `null`"):
-            reason = "missing_field"
-        else:
-            reason = "wrong_type" if _WRONG_TYPE.match(message) else "out_of_range"
-        raise _Invalid(reason, (prefix + field) or None, detail) from None
+        return msgspec.structs.asdict(msgspec.convert(value, shape)), []
+    except msgspec.ValidationError:
+        pass
+    fields, faults = {}, []
+    for each in msgspec.structs.fields(shape):
+        name = each.encode_name
+        if name not in value:
+            if each.required:
+                detail = f"Object missing required field `{name}`"
+                faults.append(Rejection("missing_field", prefix + name, detail))
+            continue
+        try:
+            fields[name] = msgspec.convert(value[name], each.type)
+        except msgspec.ValidationError as error:
+            detail = _PLACE.sub("", str(error))
+            if detail.endswith("got `null`"):
+                reason = "missing_field"
+            else:
+                reason = "wrong_type" if _WRONG_TYPE.match(detail) else "out_of_range"
+            place = _PLACE.search(str(error))
+            inner = f".{place.group(1)}" if place and place.group(1) else ""
+            shown = _shown(value[name])
+            faults.append(Rejection(reason, prefix + name + inner, detail, shown))
+    return fields, faults
 
 
-def _check_keys(value: Any, prefix: str) -> None:
-    if isinstance(value, _Duplicated):
-        raise _Invalid("duplicate_key", prefix + value.key, "the key stands twice")
+def _keys_twice(value: Any, prefix: str) -> list[Rejection]:
+    if not isinstance(value, _Duplicated):
+        return []
+    detail = "the key stands twice"
+    return [
+        Rejection("duplicate_key", prefix + name, detail, _shown(value[name]))
+        for name in value.keys_twice
+    ]
 
 
-def _check_payload(payload: dict[str, Any], contract: Contract) -> None:
-    _check_keys(payload, "payload.")
-    values = _convert(payload, contract, "payload.")
-    for name in contract.__struct_fields__:
-        value = getattr(values, name)
+def _payload_faults(payload: dict[str, Any], contract: Contract) -> list[Rejection]:
+    values, faults = _read_fields(payload, contract, "payload.")
+    for name, value in list(values.items()):
         if isinstance(value, float) and not math.isfinite(value):
-            raise _Invalid("out_of_range", f"payload.{name}", "not a finite number")
+            detail, shown = "not a finite number", _shown(payload[name])
+            faults.append(Rejection("out_of_range", f"payload.{name}", detail, shown))
+            del values[name]
     for name, other in contract.AT_MOST:
-        if getattr(values, name) > getattr(values, other):
-            detail = f"Expected `{name}` <= `{other}`"
-            raise _Invalid("out_of_range", f"payload.{name}", detail)
+        if {name, other} <= values.keys() and values[name] > values[other]:
+            detail, shown = f"Expected `{name}` <= `{other}`", _shown(payload[name])
+            faults.append(Rejection("out_of_range", f"payload.{name}", detail, shown))
+    return [*_keys_twice(payload, "payload."), *faults]
 
 
-def _check_occurred_at(text: str, received_at: datetime) -> datetime:
+def _occurred_at(text: str, received_at: datetime) -> datetime | Rejection:
+    reason = "out_of_range"
     try:
         occurred_at = parse_occurred_at(text)
     except ValueError as error:
-        raise _Invalid("bad_timestamp", "occurred_at", str(error)) from None
+        reason, detail = "bad_timestamp", str(error)
     except OverflowError:
         detail = "outside of the years 1 to 9999"
-        raise _Invalid("out_of_range", "occurred_at", detail) from None
-    if occurred_at < OLDEST_OCCURRED_AT:
-        raise _Invalid("out_of_range", "occurred_at", "before 2000-01-01")
-    if occurred_at > received_at + LARGEST_CLOCK_LEAD:
-        detail = "more than 24 h after it was received"
-        raise _Invalid("out_of_range", "occurred_at", detail)
-    return occurred_at
-
-
-def _read(text: str, received_at: datetime) -> Event:
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise _Invalid("broken_json", None, str(error)) from None
-    # JSON, but no text that UTF-8 could hold; DuckDB does not take it as JSON.
-    if any(escape.group("lone") for escape in _ESCAPES.finditer(text)):
-        raise _Invalid("invalid_utf8", None, "a lone surrogate escape")
-    if not isinstance(value, dict):
-        raise _Invalid("not_an_object", None, f"got {type(value).__name__}")
-    return _read_value(value, received_at)
-
-
-def _read_value(value: dict[str, Any], received_at: datetime) -> Event:
-    _check_keys(value, "")
-    version = value.get("schema_version")
-    if isinstance(version, float) and version.is_integer():
-        value = {**value, "schema_version": int(version)}
-    envelope: Envelope = _convert(value, Envelope, "")
-    schema_version = 1 if envelope.schema_version is None else envelope.schema_version
-    contract = contracts().get((envelope.type, schema_version))
-    if contract is None:
-        detail = f"no contract for {envelope.type!r} version {schema_version}"
-        raise _Invalid("unknown_contract", "type", detail)
-    occurred_at = _check_occurred_at(envelope.occurred_at, received_at)
-    _check_payload(value["payload"], contract)
-    return Event(
-        envelope.event_id,
-        envelope.type,
-        schema_version,
-        envelope.user_id,
-        envelope.class_id,
-        envelope.course_id,
-        occurred_at,
-    )
+    else:
+        if occurred_at < OLDEST_OCCURRED_AT:
+            detail = "before 2000-01-01"
+        elif occurred_at > received_at + LARGEST_CLOCK_LEAD:
+            detail = "more than 24 h after it was received"
+        else:
+            return occurred_at
+    return Rejection(reason, "occurred_at", detail, _shown(text))
 
 
 def examine(line: str, received_at: datetime) -> Event | Rejection:
     """What one line is, exactly. `received_at` is naive and in UTC."""
     try:
-        return _read(line, received_at)
-    except _Invalid as invalid:
-        return invalid.rejection
+        value = parse_json(line)
+    except ValueError as error:
+        return Rejection("broken_json", None, str(error), event_id=event_id_in(line))
+    # JSON, but no text that UTF-8 could hold; DuckDB does not take it as JSON.
+    if any(escape.group("lone") for escape in _ESCAPES.finditer(line)):
+        detail = "a lone surrogate escape"
+        return Rejection("invalid_utf8", None, detail, event_id=event_id_in(line))
+    if not isinstance(value, dict):
+        detail = f"got {type(value).__name__}"
+        return Rejection("not_an_object", None, detail, _shown(value))
+    return examine_value(value, received_at)
 
 
 def examine_value(value: dict[str, Any], received_at: datetime) -> Event | Rejection:
     """What an event is that is no text yet; its payload is a dict, too."""
-    try:
-        return _read_value(value, received_at)
-    except _Invalid as invalid:
-        return invalid.rejection
+    faults = _keys_twice(value, "")
+    version = value.get("schema_version")
+    if isinstance(version, float) and version.is_integer():
+        value = {**value, "schema_version": int(version)}
+    fields, wrong = _read_fields(value, Envelope, "")
+    faults += wrong
+    contract = occurred_at = None
+    if "type" in fields and not any(each.field == "schema_version" for each in wrong):
+        version = fields.get("schema_version")
+        fields["schema_version"] = version = 1 if version is None else version
+        contract = contracts().get((fields["type"], version))
+        if contract is None:
+            detail = f"no contract for {fields['type']!r} version {version}"
+            shown = _shown(fields["type"])
+            faults.append(Rejection("unknown_contract", "type", detail, shown))
+    if "occurred_at" in fields:
+        occurred_at = _occurred_at(fields["occurred_at"], received_at)
+        if isinstance(occurred_at, Rejection):
+            faults.append(occurred_at)
+    if contract and "payload" in fields:
+        faults += _payload_faults(value["payload"], contract)
+    if faults:
+        first, *more = faults
+        event_id = _usable_id(value.get("event_id"))
+        return replace(first, event_id=event_id, more=tuple(more[: _MOST_FAULTS - 1]))
+    del fields["payload"]
+    return Event(**{**fields, "occurred_at": occurred_at})
+
+
+_EVENT_ID = re.compile(r'"event_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def event_id_in(text: str) -> str | None:
+    """The event id that a line names, one that is no JSON too."""
+    with contextlib.suppress(ValueError):
+        if found := _EVENT_ID.search(text):
+            return _usable_id(json.loads(found.group(1)))
+    return None
+
+
+def _usable_id(value: Any) -> str | None:
+    if not isinstance(value, str) or not value.strip() or len(value) > 256:
+        return None
+    return None if any("\ud800" <= c <= "\udfff" for c in value) else value
 
 
 _COMPARED = ("type", "user_id", "class_id", "course_id", "occurred_at", "payload")
@@ -258,7 +327,7 @@ def same_content(first: str, second: str) -> bool:
     try:
         one, other = parse_json(first), parse_json(second)
     except ValueError:
-        return False  # nested too deeply to compare: kept as a conflict
+        return False  # landed before there was a limit to nesting: kept as a conflict
     versions = [value.get("schema_version") or 1 for value in (one, other)]
     return versions[0] == versions[1] and all(
         _equal(one.get(name), other.get(name)) for name in _COMPARED
@@ -511,6 +580,10 @@ def read_lines_sql() -> str:
                     else not ({not_json})
                         and len(keys[1]) = list_unique(keys[1])
                         and len(keys[2]) = list_unique(keys[2])
+                        -- Known fields hold no lists; others may be nested too deep.
+                        and length(line) - length(
+                            replace(replace(line, '[', ''), '{{', '')
+                        ) <= {DEEPEST_NESTING}
                         -- A known key with `null` is not in `fields`.
                         and len(list_intersect(keys[1], {[*_ENVELOPE]}))
                         + len(list_intersect(keys[2], {[*_payload_names()]})) = fields

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import duckdb
 
 from ingest.landing import lines
-from ingest.landing.outcomes import CONFLICT, ChunkTable, as_columns, judge
+from ingest.landing.outcomes import CONFLICT, ChunkTable, judge
 from ingest.store import database, files, loads
 from ingest.store.database import WarehouseError
 
@@ -474,9 +474,8 @@ def _choose(
         """
         create or replace temp table still_dead (
             ordinal bigint, reason varchar, field varchar, detail varchar,
-            event_id varchar
-        );
-        create or replace temp table of_the_erased (ordinal bigint)
+            event_id varchar, faults varchar
+        )
         """
     )
     [[truncated]] = connection.execute(
@@ -523,22 +522,19 @@ def _retry_batch(
         [batch],
     ).fetchall()
     first, last = rows[0][0], rows[-1][0]
-    judgement = judge(
+    judge(
         connection,
         table,
         lines.chunk_of([line for _, line, _ in rows], first),
         min(first_seen for _, _, first_seen in rows),
         lambda ordinal: rows[ordinal - first][2],
     )
-    if judgement.dead:
-        dead = as_columns(judgement.dead)
-        dead["ordinal"] = dead.pop("line_number")
-        values = ", ".join(f"unnest(${name}) as {name}" for name in dead)
-        connection.execute(f"insert into still_dead by name select {values}", dead)
-    if judgement.erased:
-        connection.execute(
-            "insert into of_the_erased select unnest($1)", [list(judgement.erased)]
-        )
+    connection.execute(
+        """
+        insert into still_dead
+        select line_number, reason, field, detail, event_id, faults from dead
+        """
+    )
     connection.execute(
         """
         insert into raw.lms_event by name
@@ -562,7 +558,7 @@ def _retry_batch(
             chosen.line_number,
             case
                 when accepted.line_number is not null then 'accepted'
-                when chosen.ordinal in (from of_the_erased) then 'erased'
+                when chosen.ordinal in (from erased_line) then 'erased'
                 when still_dead.ordinal is null then 'duplicate'
                 when still_dead.reason = $conflict then 'conflict'
                 else 'rejected'
@@ -582,7 +578,8 @@ def _retry_batch(
             reason = tried.reason,
             field = tried.field,
             detail = tried.detail,
-            event_id = tried.event_id
+            event_id = tried.event_id,
+            faults = tried.faults
         from (
             select chosen.load_id, chosen.line_number, still_dead.*
             from still_dead

@@ -12,7 +12,7 @@ import duckdb
 
 from ingest.landing import lines
 from ingest.landing.lines import Chunk
-from ingest.landing.outcomes import CONFLICT, ChunkTable, DeadLine, as_columns, judge
+from ingest.landing.outcomes import CONFLICT, ChunkTable, judge
 from ingest.store import database, loads
 from ingest.store.database import WarehouseError
 
@@ -251,8 +251,8 @@ class _Landing:
         judgement = judge(self._connection, self._table, chunk, self._received_at)
         self._lines_read += len(chunk.lines) - judgement.blank
         self._duplicates += judgement.duplicate
-        self._erased += len(judgement.erased)
-        self._bury(judgement.dead)
+        self._erased += judgement.erased
+        self._bury()
         self._connection.execute(
             """
             insert into raw.lms_event by name
@@ -270,32 +270,25 @@ class _Landing:
             },
         )
 
-    def _bury(self, dead: Sequence[DeadLine]) -> None:
-        if not dead:
+    def _bury(self) -> None:
+        reasons = self._connection.execute(
+            "select reason, count(*) from dead group by reason"
+        ).fetchall()
+        if not reasons:
             return
-        self._reasons.update(line.reason for line in dead)
+        self._reasons.update(dict(reasons))
         self._connection.execute(
             """
             insert into raw.dead_letter by name
             select
-                unnest($line_number) as line_number,
-                unnest($reason) as reason,
-                unnest($field) as field,
-                unnest($detail) as detail,
-                unnest($event_id) as event_id,
-                unnest($line) as line,
-                unnest($line_bytes) as line_bytes,
-                unnest($line_sha256) as line_sha256,
+                *,
                 $load_id as load_id,
                 $file as file,
                 $first_seen::timestamp as first_seen,
                 1 as attempts
+            from dead
             """,
             {
-                **as_columns(dead),
-                "line": [line.bad.content for line in dead],
-                "line_bytes": [line.bad.size for line in dead],
-                "line_sha256": [line.bad.sha256 for line in dead],
                 "load_id": self._load_id,
                 "file": str(self._file),
                 "first_seen": self._received_at,

@@ -4,7 +4,8 @@ Files that land and dead letters that are retried go through here, and nothing e
 decides.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,39 +25,18 @@ CONFLICT = "event_id_conflict"
 
 
 @dataclass(frozen=True)
-class DeadLine:
-    """A line that is not accepted; `event_id` is that of a conflict."""
-
-    line_number: int
-    bad: BadLine
-    event_id: str | None = None
-
-    @property
-    def reason(self) -> str:
-        return self.bad.rejection.reason
-
-
-def as_columns(dead: Sequence[DeadLine]) -> dict[str, list[Any]]:
-    """The lines' numbers, and why they are not accepted, as lists to bind."""
-    return {
-        "line_number": [line.line_number for line in dead],
-        "reason": [line.reason for line in dead],
-        "field": [line.bad.rejection.field for line in dead],
-        "detail": [line.bad.rejection.detail for line in dead],
-        "event_id": [line.event_id for line in dead],
-    }
-
-
-@dataclass(frozen=True)
 class Judgement:
-    """What becomes of a chunk's lines. Those accepted are in the temp view `accepted`,
-    with the columns of `raw.lms_event` that the line itself gives. `erased` are the
-    numbers of those that are of an erased learner: nothing of them may be kept."""
+    """What becomes of a chunk's lines, in temp tables and in numbers.
+
+    `accepted` has the columns of `raw.lms_event` that a line itself gives; `dead` has
+    the lines that are not accepted, with the columns of `raw.dead_letter` that are
+    about them; `erased_line` the numbers of those of an erased learner: nothing of them
+    may be kept.
+    """
 
     blank: int
     duplicate: int
-    dead: tuple[DeadLine, ...]
-    erased: tuple[int, ...] = ()
+    erased: int
 
 
 def judge(
@@ -78,11 +58,28 @@ def judge(
         f"create or replace temp table staged as {validation.read_lines_sql()}",
         {"received_at": received_at},
     )
-    blank, rejected = _examine_unclean(
-        connection, chunk, received_at_of or (lambda _line_number: received_at)
-    )
-    erased, rejected = _refuse_erased(connection, rejected)
-    duplicate, conflicts = _set_repeated_aside(connection)
+    connection.execute(_TABLES)
+    buried = tombstones.read(connection)
+    unclean = connection.execute(
+        "select line_number from staged where not is_clean order by line_number"
+    ).fetchnumpy()["line_number"]
+    forms = tally.Mapping()
+    blank = 0
+    # In batches: what is known of a line in Python takes up a kilobyte, and a chunk
+    # may have half a million that are not valid.
+    for start in range(0, len(unclean), _BATCH_LINES):
+        blank += _examine(
+            connection,
+            chunk,
+            [int(number) for number in unclean[start : start + _BATCH_LINES]],
+            forms,
+            buried,
+            received_at_of or (lambda _line_number: received_at),
+        )
+    _show_event_lines(connection)
+    if buried:
+        _refuse_erased(connection, buried)
+    duplicate = _find_repeats(connection)
     connection.execute(
         """
         create or replace temp view accepted as
@@ -96,89 +93,150 @@ def judge(
             and line_number not in (select line_number from repeated)
         """
     )
-    return Judgement(blank, duplicate, (*rejected, *conflicts), tuple(erased))
+    [[erased]] = connection.execute("select count(*) from erased_line").fetchall()
+    return Judgement(blank, duplicate, int(erased))
 
 
-def _examine_unclean(
+_TABLES = """
+    create or replace temp table dead (
+        line_number bigint,
+        reason varchar,
+        field varchar,
+        detail varchar,
+        event_id varchar,
+        faults varchar,
+        line blob,
+        line_bytes bigint,
+        line_sha256 varchar
+    );
+    create or replace temp table mapped_line (line_number bigint, line varchar);
+    create or replace temp table erased_line (line_number bigint)
+"""
+
+
+def _examine(
     connection: duckdb.DuckDBPyConnection,
     chunk: Chunk,
+    line_numbers: list[int],
+    forms: tally.Mapping,
+    buried: tombstones.Tombstones | None,
     received_at_of: Callable[[int], datetime],
-) -> tuple[int, list[DeadLine]]:
-    """Decides about each line not surely valid.
-
-    Returns how many are blank, and the rejected.
-    """
+) -> int:
+    """Decides about lines that are not surely valid; returns how many are blank."""
     blank = 0
     events: list[tuple[int, str, Event]] = []
-    dead: list[DeadLine] = []
-    forms = tally.Mapping()
-    unclean = connection.execute(
-        "select line_number from staged where not is_clean order by line_number"
-    ).fetchall()
-    for (line_number,) in unclean:
-        line = chunk.lines[line_number - chunk.first_line_number].as_py()
+    dead: list[tuple[int, BadLine]] = []
+    for line_number in line_numbers:
         if line_number in chunk.bad_lines:
-            dead.append(DeadLine(line_number, chunk.bad_lines[line_number]))
-        elif not line.strip(" \t\r\n"):
+            dead.append((line_number, chunk.bad_lines[line_number]))
+            continue
+        line = chunk.lines[line_number - chunk.first_line_number].as_py()
+        if not line.strip(" \t\r\n"):
             blank += 1
-        else:
-            event_line = forms.event_of(line) if tally.is_submission(line) else line
-            if isinstance(event_line, Rejection):
-                dead.append(DeadLine(line_number, _bad(line, event_line)))
-                continue
+            continue
+        result: str | Event | Rejection = line
+        if tally.is_submission(line):
+            result = forms.event_of(line)
+        if isinstance(result, str):
+            event_line = result
             result = validation.examine(event_line, received_at_of(line_number))
-            if isinstance(result, Event):
-                events.append((line_number, event_line, result))
-            else:
-                dead.append(DeadLine(line_number, _bad(line, result)))
+        if isinstance(result, Event):
+            events.append((line_number, event_line, result))
+        else:
+            dead.append((line_number, _bad(line, result)))
     unreadable = _unreadable(connection, events)
     for line_number, line, _ in events:
         if line_number in unreadable:
             detail = "DuckDB does not read it as JSON"
-            rejection = Rejection("broken_json", None, detail)
-            dead.append(DeadLine(line_number, _bad(line, rejection)))
+            dead.append(
+                (line_number, _bad(line, Rejection("broken_json", None, detail)))
+            )
     events = [event for event in events if event[0] not in unreadable]
     _add_to_staged(connection, events)
-    _keep_lines(connection, chunk, events)
-    return blank, dead
+    _add_mapped(connection, chunk, events)
+    if buried:
+        erased = [
+            line_number
+            for line_number, bad in dead
+            if buried.erased(tombstones.learners_of(bad.content))
+        ]
+        _insert(connection, "erased_line", {"line_number": erased})
+        dead = [each for each in dead if each[0] not in set(erased)]
+    _add_dead(connection, dead)
+    return blank
 
 
-def _keep_lines(
+def _add_dead(
+    connection: duckdb.DuckDBPyConnection, dead: list[tuple[int, BadLine]]
+) -> None:
+    rejections = [bad.rejection for _, bad in dead]
+    _insert(
+        connection,
+        "dead",
+        {
+            "line_number": [line_number for line_number, _ in dead],
+            "reason": [each.reason for each in rejections],
+            "field": [each.field for each in rejections],
+            "detail": [each.detail for each in rejections],
+            "event_id": [_event_id_of(bad) for _, bad in dead],
+            "faults": [
+                json.dumps(each.faults(), ensure_ascii=False) for each in rejections
+            ],
+            "line": [bad.content for _, bad in dead],
+            "line_bytes": [bad.size for _, bad in dead],
+            "line_sha256": [bad.sha256 for _, bad in dead],
+        },
+    )
+
+
+def _event_id_of(bad: BadLine) -> str | None:
+    """The event id wherever the line names one, in what is no JSON too."""
+    return bad.rejection.event_id or validation.event_id_in(
+        bad.content.decode(errors="replace")
+    )
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, list[Any]]
+) -> None:
+    if any(columns.values()):
+        values = ", ".join(f"unnest(${name}) as {name}" for name in columns)
+        connection.execute(f"insert into {table} by name select {values}", columns)
+
+
+def _add_mapped(
     connection: duckdb.DuckDBPyConnection,
     chunk: Chunk,
     events: list[tuple[int, str, Event]],
 ) -> None:
-    """Makes the view `event_line`: the chunk's lines, but those that were mapped."""
     mapped = [
         (number, line)
         for number, line, _ in events
         if line != chunk.lines[number - chunk.first_line_number].as_py()
     ]
-    connection.execute(
-        "create or replace temp view event_line as select line_number, line from chunk"
-    )
-    if not mapped:
-        return
-    connection.execute(
-        """
-        create or replace temp table mapped_line as
-        select unnest($numbers) as line_number, unnest($lines) as line
-        """,
+    _insert(
+        connection,
+        "mapped_line",
         {
-            "numbers": [number for number, _ in mapped],
-            "lines": [line for _, line in mapped],
+            "line_number": [number for number, _ in mapped],
+            "line": [line for _, line in mapped],
         },
     )
-    connection.execute(
+
+
+def _show_event_lines(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes the view `event_line`: the chunk's lines, but those that were mapped."""
+    query = "select line_number, line from chunk"
+    [[mapped]] = connection.execute("select count(*) from mapped_line").fetchall()
+    if mapped:
+        query = """
+            select
+                chunk.line_number,
+                coalesce(mapped_line.line, chunk.line) as line
+            from chunk
+            left join mapped_line using (line_number)
         """
-        create or replace temp view event_line as
-        select
-            chunk.line_number,
-            coalesce(mapped_line.line, chunk.line) as line
-        from chunk
-        left join mapped_line using (line_number)
-        """
-    )
+    connection.execute(f"create or replace temp view event_line as {query}")
 
 
 def _unreadable(
@@ -236,49 +294,35 @@ def _add_to_staged(
 
 
 def _refuse_erased(
-    connection: duckdb.DuckDBPyConnection, rejected: list[DeadLine]
-) -> tuple[list[int], list[DeadLine]]:
-    """Takes the lines of erased learners out of `staged` and out of the rejected.
+    connection: duckdb.DuckDBPyConnection, buried: tombstones.Tombstones
+) -> None:
+    """Takes the lines of erased learners out of `staged`.
 
-    Returns their numbers, and the rejected that are left. Ids are hashed only once
-    someone was erased: each learner of the chunk once, 1.5 µs each.
+    Ids are hashed only once someone was erased: each learner of the chunk once, 1.5 µs
+    each.
     """
-    buried = tombstones.read(connection)
-    if buried is None:
-        return [], rejected
     learners = connection.execute(
         "select distinct user_id from staged where is_clean"
     ).fetchall()
-    erased: list[int] = []
     if users := buried.erased(user_id for (user_id,) in learners):
-        erased += (
-            line_number
-            for (line_number,) in connection.execute(
-                """
-                delete from staged
-                where is_clean and user_id in (select unnest($users))
-                returning line_number
-                """,
-                {"users": users},
-            ).fetchall()
+        connection.execute(
+            """
+            insert into erased_line
+            select line_number
+            from staged
+            where is_clean and user_id in (select unnest($users))
+            """,
+            {"users": users},
         )
-    left = []
-    for line in rejected:
-        if buried.erased(tombstones.learners_of(line.bad.content)):
-            erased.append(line.line_number)
-        else:
-            left.append(line)
-    return erased, left
+        connection.execute("delete from staged where line_number in (from erased_line)")
 
 
-def _set_repeated_aside(
-    connection: duckdb.DuckDBPyConnection,
-) -> tuple[int, list[DeadLine]]:
+def _find_repeats(connection: duckdb.DuckDBPyConnection) -> int:
     """Finds the lines whose `event_id` is known, in the history or in this chunk.
 
     The keys of the chunk are looked up in the whole history (which has the earlier
     chunks of this load, too): no index, no time window. The lines are left in the temp
-    table `repeated`. Returns how many are duplicates, and the conflicts.
+    table `repeated`. Returns how many are duplicates; the conflicts are dead.
     """
     # Columns that few rows are read of are fetched by row afterwards.
     connection.execute(
@@ -362,21 +406,29 @@ def _set_repeated_aside(
         "select count(*) from compared where line = first_line"
     ).fetchall()
     duplicate = int(self_evident)
-    conflicts: list[DeadLine] = []
-    for line_number, event_id, line, first_line in connection.execute(
+    last = -1
+    while differing := connection.execute(
         """
         select line_number, event_id, line, first_line
         from compared
-        where line != first_line
+        where line != first_line and line_number > $1
         order by line_number
-        """
+        limit $2
+        """,
+        [last, _BATCH_LINES],
     ).fetchall():
-        if validation.same_content(first_line, line):
-            duplicate += 1
-        else:
-            rejection = Rejection(CONFLICT, "event_id", "known with other content")
-            conflicts.append(DeadLine(line_number, _bad(line, rejection), event_id))
-    return duplicate, conflicts
+        conflicts = []
+        for line_number, event_id, line, first_line in differing:
+            if validation.same_content(first_line, line):
+                duplicate += 1
+            else:
+                conflict = Rejection(
+                    CONFLICT, "event_id", "known with other content", event_id=event_id
+                )
+                conflicts.append((line_number, _bad(line, conflict)))
+        _add_dead(connection, conflicts)
+        last = differing[-1][0]
+    return duplicate
 
 
 def _bad(line: str, rejection: Rejection) -> BadLine:

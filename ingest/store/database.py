@@ -8,6 +8,7 @@ import contextlib
 import functools
 import glob
 import os
+import re
 import shutil
 import threading
 import time
@@ -133,24 +134,48 @@ def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
     return WarehouseError(f"{path}: cannot be opened ({reason})")
 
 
-def _raw_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """How many tables `raw` has; raises when the file holds something else."""
-    [[loads, raw_tables, tables]] = connection.execute(
+def _raw_parts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """How much there is of the schema `raw`, counted as `_all_raw_parts` counts it.
+
+    Raises when the file holds something else.
+    """
+    [[loads, raw_tables, tables, added]] = connection.execute(
         """
         select
             count(*) filter (schema_name = 'raw' and table_name = 'load'),
             count(*) filter (schema_name = 'raw'),
-            count(*)
+            count(*),
+            (
+                select count(*)
+                from duckdb_columns()
+                where
+                    database_name = current_database()
+                    and schema_name || '.' || table_name || '.' || column_name
+                    in (select unnest($added))
+            )
         from duckdb_tables()
         where database_name = current_database() and not temporary
-        """
+        """,
+        {"added": _added_columns()},
     ).fetchall()
     if tables and not loads:
         raise WarehouseError(
             f"{path}: a DuckDB file of something else (it has no raw.load); "
             "set LMS_WAREHOUSE to another path"
         )
-    return int(raw_tables)
+    return int(raw_tables + added)
+
+
+@functools.cache
+def _added_columns() -> list[str]:
+    """The columns that the tables of an older version have not got."""
+    added = r"alter table (\S+) add column if not exists (\w+)"
+    return [f"{table}.{name}" for table, name in re.findall(added, raw_schema())]
+
+
+def _all_raw_parts() -> int:
+    """The tables of the schema `raw`, and the columns that were added to them."""
+    return raw_schema().count("create table") + len(_added_columns())
 
 
 def _make(path: Path) -> None:
@@ -199,7 +224,7 @@ def open_for_writing(
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
             # Fewer: an older version made it, or it was an empty DuckDB file.
-            if _raw_tables(connection, path) < raw_schema().count("create table"):
+            if _raw_parts(connection, path) < _all_raw_parts():
                 connection.execute(raw_schema())
             yield connection
         finally:
@@ -219,14 +244,14 @@ def open_for_reading(
     with _one_writer_in_this_process:
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
-            tables = _raw_tables(connection, path)
-            if 0 < tables < raw_schema().count("create table"):
+            parts = _raw_parts(connection, path)
+            if 0 < parts < _all_raw_parts():
                 # An older version made it; opened for writing it gets what it lacks.
                 connection.close()
                 with open_for_writing(path, wait_sec=wait_sec):
                     pass
                 connection = _connect(path, read_only=True, wait_sec=wait_sec)
-            if not tables:
+            if not parts:
                 raise WarehouseError(
                     f"{path}: the warehouse is empty; land events first "
                     "(`warehouse land PATH`)"

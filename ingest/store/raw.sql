@@ -35,7 +35,8 @@ create table if not exists raw.dead_letter (
     line_bytes bigint not null,
     line_sha256 varchar not null,
     first_seen timestamp not null,
-    attempts integer not null
+    attempts integer not null,
+    faults varchar
 );
 
 create table if not exists raw.retried_letter (
@@ -60,7 +61,8 @@ create table if not exists raw.discarded_letter (
     attempts integer not null,
     discarded_at timestamp not null,
     discarded_by varchar not null,
-    why varchar not null
+    why varchar not null,
+    faults varchar
 );
 
 create table if not exists raw.load (
@@ -79,11 +81,18 @@ create table if not exists raw.load (
     seconds double not null,
     loader_version varchar not null,
     contracts_digest varchar not null,
-    erased bigint default 0
+    erased bigint default 0,
+    packing varchar
 );
 
 -- For a file that an older version made.
 alter table raw.load add column if not exists erased bigint default 0;
+alter table raw.load add column if not exists packing varchar;
+alter table raw.dead_letter add column if not exists faults varchar;
+alter table raw.discarded_letter add column if not exists faults varchar;
+update raw.dead_letter
+set event_id = try(json_extract_string(decode(line), '$.event_id'))
+where event_id is null;
 
 create table if not exists raw.catalogue (
     load_id bigint not null,

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import time
 import zlib
 from collections import Counter
 from datetime import datetime
@@ -410,6 +411,7 @@ def test_a_dead_letter_tells_what_came_and_where(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1"), b"", broken, ping("e2")])
     [letter] = warehouse.records("select * from raw.dead_letter")
     assert letter.pop("detail")
+    assert letter.pop("faults")
     assert letter == {
         "load_id": 1,
         "file": str(warehouse.folder / "events-1.ndjson"),
@@ -841,6 +843,43 @@ def test_a_deeply_nested_event_sent_again_does_not_stop_the_batch(
     load = warehouse.land([deep, b" " + deep, ping("after")])
     assert load.lines_read == 3
     assert warehouse.rows("from raw.lms_event select event_id where event_id = 'after'")
+
+
+@pytest.mark.parametrize("depth", [501, 3_000, 100_000])
+def test_what_is_nested_too_deeply_is_rejected_before_it_is_compared(
+    warehouse: Warehouse, depth: int
+) -> None:
+    nested = "[" * (depth - 2) + "]" * (depth - 2)
+    too_deep = [
+        in_payload(ping("deep"), f'"x": {nested}, "y": 1'),
+        in_payload(ping("deep"), f'"y": 1, "x": {nested}'),
+    ]
+    at_the_limit = [
+        in_payload(ping("e1"), f'"x": {"[" * 498 + "]" * 498}, "y": 1'),
+        in_payload(ping("e1"), f'"y": 1, "x": {"[" * 498 + "]" * 498}'),
+    ]
+    load = warehouse.land([*too_deep, *at_the_limit])
+    assert counts(load) == {"accepted": 1, "duplicate": 1, "rejected": 2}
+    assert warehouse.rows("select distinct reason, detail from raw.dead_letter") == [
+        ("broken_json", "nested more than 500 levels deep")
+    ]
+
+
+def test_what_only_looks_nested_is_text(warehouse: Warehouse) -> None:
+    text = in_payload(ping(), f'"x": "{"[" * 600}"')
+    assert counts(warehouse.land([text])) == {"accepted": 1}
+
+
+def test_a_line_of_many_keys_costs_what_its_size_costs(warehouse: Warehouse) -> None:
+    """A key that stands twice was looked for once for each key: 16 s."""
+    keys = ", ".join(f'"k{number}": 0' for number in range(60_000))
+    started = time.process_time()
+    load = warehouse.land([in_payload(ping(), f'{keys}, "k59999": 0')])
+    assert time.process_time() - started < 3
+    assert counts(load) == {"rejected": 1}
+    assert warehouse.rows("select reason, field from raw.dead_letter") == [
+        ("duplicate_key", "payload.k59999")
+    ]
 
 
 # --------------------------------------------------------------------------------------
