@@ -88,6 +88,7 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports
 	@LMS_WAREHOUSE=$$(mktemp -d)/lint.duckdb sqlfluff lint dbt_project/models dbt_project/tests
 	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 

@@ -12,9 +12,10 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import tenacity
@@ -24,6 +25,8 @@ from ingest.errors import WarehouseLocked as WarehouseLocked  # noqa: PLC0414
 from ingest.errors import first_line as first_line  # noqa: PLC0414
 from ingest.settings import Settings
 from ingest.store.files import rename_durably, sync_folder
+
+Result = TypeVar("Result")
 
 
 def sql_path(path: Path) -> str:
@@ -364,3 +367,33 @@ def _contents(
             ).fetchall()
         found[schema, name] = (sql, rows)
     return found
+
+
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Attaches a DuckDB file for reading."""
+    connection.execute(f"attach {sql_path(path)} as {name} (read_only)")
+
+
+def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
+    """Calls it, and again while another process has the warehouse open for writing."""
+    wait_sec = lock_wait_sec()
+    attempt = tenacity.retry(
+        retry=tenacity.retry_if_exception(_says_locked),
+        wait=tenacity.wait_random(0.05, 0.3),
+        stop=tenacity.stop_after_delay(wait_sec),
+        reraise=True,
+    )
+    try:
+        return attempt(function)()
+    except (duckdb.Error, WarehouseError) as error:
+        if not _says_locked(error):
+            raise
+        raise WarehouseLocked(
+            f"{warehouse_path}: other processes have held the warehouse for "
+            f"{wait_sec:g} s; wait for them to end"
+        ) from error
+
+
+def _says_locked(error: BaseException) -> bool:
+    """Whoever else passes DuckDB's message on: dbt does."""
+    return "Could not set lock" in str(error)

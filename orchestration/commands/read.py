@@ -8,7 +8,6 @@ import typer
 from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
-    errors,
     output,
     print_json,
     print_table,
@@ -32,12 +31,11 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Ask the published snapshot a question in SQL."""
-    from orchestration.snapshot import snapshot
-    from serving import query
+    from serving import published, query
 
     path = database.warehouse_path()
     with (
-        database.open_for_reading(path) if live else snapshot.opened(path)
+        database.open_for_reading(path) if live else published.opened(path)
     ) as connection:
         answer = query.ask(connection, sql)
     if as_json:
@@ -53,9 +51,9 @@ def shell() -> None:
     A question ends with a semicolon. `.tables` lists what there is, `.describe TABLE`
     its columns, `.quit` ends. Questions may come from a pipe, too.
     """
-    from serving import query
+    from orchestration.commands.shell import answer_questions
 
-    if not query.shell(database.warehouse_path(), output, errors):
+    if not answer_questions(database.warehouse_path()):
         raise typer.Exit(1)
 
 
@@ -99,7 +97,7 @@ def sandbox(
     as_json: AsJson = False,
 ) -> None:
     """Make a private copy of what is published, to try an edit in."""
-    from orchestration.snapshot import sandbox as sandboxes
+    from orchestration.shadow import sandbox as sandboxes
 
     path = database.warehouse_path()
     if name is None:
@@ -147,7 +145,7 @@ def diff(
 ) -> None:
     """Show what edits to the project change in a sandbox, against what is published."""
     from orchestration.shadow import difference
-    from orchestration.snapshot import sandbox as sandboxes
+    from orchestration.shadow import sandbox as sandboxes
 
     found = sandboxes.diff(
         database.warehouse_path(), name, build=build, examples=examples

@@ -34,9 +34,9 @@ from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery, outbox, receivers
 from orchestration.outbox.integration_events import FORMATS
 from orchestration.outbox.settings import outbox_path
-from orchestration.shadow import shadow
+from orchestration.shadow import sandbox, shadow
 from orchestration.shadow.swap import PREVIOUS
-from orchestration.snapshot import sandbox, snapshot
+from orchestration.snapshot import snapshot
 
 # What `previous.replay` says a replay was of, once one of its learners is erased.
 ERASED_SCOPE = "learners of whom some are erased"

@@ -514,7 +514,7 @@ class _Again:
     def repair(self, live: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """Puts what was derived again in the place of what differs: all or nothing."""
         for place in self._places:
-            shadow.attach(live, self._path(place), _shadow(place))
+            database.attach(live, self._path(place), _shadow(place))
         done = []
         with database.transaction(live):
             for place, relation, table in self._differing:

@@ -13,23 +13,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
-import tenacity
 
 from ingest.store import database
 from ingest.store.database import (
     WarehouseError,
-    WarehouseLocked,
     first_line,
-    sql_path,
 )
 from ingest.store.files import lock
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_runner import Relation
-
-Result = TypeVar("Result")
 
 # The names under which a shadow sees the warehouse (as in dbt_project/profiles.yml),
 # and the warehouse a shadow.
@@ -92,17 +87,13 @@ def opened(path: Path, warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnecti
     try:
         with contextlib.closing(duckdb.connect(str(path))) as connection:
             connection.execute("set timezone = 'UTC'")
-            wait_for_lock(
-                warehouse_path, lambda: attach(connection, warehouse_path, LIVE)
+            database.wait_for_lock(
+                warehouse_path,
+                lambda: database.attach(connection, warehouse_path, LIVE),
             )
             yield connection
     except duckdb.Error as error:
         raise WarehouseError(f"nothing was changed: {first_line(error)}") from error
-
-
-def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
-    """Attaches a DuckDB file for reading."""
-    connection.execute(f"attach {sql_path(path)} as {name} (read_only)")
 
 
 def make_raw(connection: duckdb.DuckDBPyConnection, cut: Cut) -> None:
@@ -140,7 +131,7 @@ def derive(
     """
     # Sources are the warehouse's, cut: their tests say nothing about a shadow.
     untested = ["resource_type:unit_test", dbt_runner.FULL_SCAN_TESTS, "source:*"]
-    derivation, relations = wait_for_lock(
+    derivation, relations = database.wait_for_lock(
         warehouse_path,
         lambda: dbt_runner.derive_shadow(
             path,
@@ -169,27 +160,3 @@ def derive(
             if node.unique_id in relations
         ),
     )
-
-
-def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
-    """Calls it, and again while another process has the warehouse open for writing."""
-    wait_sec = database.lock_wait_sec()
-    attempt = tenacity.retry(
-        retry=tenacity.retry_if_exception(_is_locked),
-        wait=tenacity.wait_random(0.05, 0.3),
-        stop=tenacity.stop_after_delay(wait_sec),
-        reraise=True,
-    )
-    try:
-        return attempt(function)()
-    except (duckdb.Error, WarehouseError) as error:
-        if not _is_locked(error):
-            raise
-        raise WarehouseLocked(
-            f"{warehouse_path}: other processes have held the warehouse for "
-            f"{wait_sec:g} s; wait for them to end"
-        ) from error
-
-
-def _is_locked(error: BaseException) -> bool:
-    return "Could not set lock" in str(error)

@@ -15,7 +15,6 @@ import duckdb
 from ingest.store import database
 from ingest.store.database import WarehouseError, first_line, transaction
 from orchestration.derive.dbt_runner import Relation
-from orchestration.shadow import shadow
 from orchestration.shadow.difference import columns, definition, quoted
 from orchestration.shadow.shadow import SHADOW, Shadow
 from orchestration.snapshot import snapshot
@@ -70,7 +69,7 @@ def swap(
     live: duckdb.DuckDBPyConnection, made: Shadow, scope: str, *, is_part: bool
 ) -> None:
     """Replaces the live state by the shadow's, in one transaction."""
-    shadow.attach(live, made.path, SHADOW)
+    database.attach(live, made.path, SHADOW)
     with _transaction(live):
         live.execute(f"drop schema if exists {PREVIOUS} cascade")
         live.execute(f"create schema {PREVIOUS}")

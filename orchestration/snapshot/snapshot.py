@@ -31,7 +31,6 @@ from ingest.store import database
 from ingest.store.database import WarehouseError, first_line
 from ingest.store.files import lock, rename_durably, sync_folder
 from orchestration.derive.bookkeeping import state_fingerprint
-from orchestration.shadow import shadow
 from orchestration.snapshot.content import (
     BEFORE,
     EVENT_COLUMNS,
@@ -39,6 +38,7 @@ from orchestration.snapshot.content import (
     Stand,
     write,
 )
+from serving import published
 
 SNAPSHOTS_KEPT = 3
 
@@ -78,10 +78,8 @@ class _Folder:
 
     @classmethod
     def of(cls, warehouse_path: Path) -> "_Folder":
-        root = Path(
-            os.environ.get("LMS_PUBLISHED") or warehouse_path.parent / "published"
-        ).resolve()
-        return cls(root / warehouse_path.name, root / warehouse_path.stem)
+        current = published.snapshot_path(warehouse_path)
+        return cls(current, current.with_name(warehouse_path.stem))
 
     def snapshots(self) -> list[Path]:
         """Oldest first."""
@@ -99,33 +97,6 @@ class _Folder:
             for unfinished in self.own.rglob(".*.unfinished*"):
                 unfinished.unlink(missing_ok=True)
             yield
-
-
-def snapshot_path(warehouse_path: Path) -> Path:
-    """Where readers find the newest snapshot: `LMS_PUBLISHED`, or else published/
-    beside the warehouse, under the warehouse's own name."""
-    return _Folder.of(warehouse_path).current
-
-
-@contextlib.contextmanager
-def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
-    path = snapshot_path(warehouse_path)
-    try:
-        connection = duckdb.connect(str(path), read_only=True)
-    except (duckdb.Error, OSError) as error:
-        if not path.exists():
-            raise WarehouseError(
-                f"{path}: nothing was published yet; run `warehouse refresh`"
-            ) from error
-        raise WarehouseError(
-            f"{path}: cannot be opened ({first_line(error)}); remove it and run "
-            "`warehouse refresh`, which publishes it again"
-        ) from error
-    with contextlib.closing(connection):
-        connection.execute("set timezone = 'UTC'")
-        connection.execute("set enable_progress_bar = false")
-        yield connection
 
 
 def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
@@ -167,13 +138,13 @@ def _attached(
         connection.execute("set temp_directory = $1", [str(folder.spill)])
         # Every row says where it is from: their order in a table says nothing.
         connection.execute("set preserve_insertion_order = false")
-        shadow.wait_for_lock(
-            warehouse_path, lambda: shadow.attach(connection, warehouse_path, LIVE)
+        database.wait_for_lock(
+            warehouse_path, lambda: database.attach(connection, warehouse_path, LIVE)
         )
         if folder.current.exists():
             # One that cannot be read is replaced.
             with contextlib.suppress(duckdb.Error):
-                shadow.attach(connection, folder.current.resolve(), BEFORE)
+                database.attach(connection, folder.current.resolve(), BEFORE)
         yield connection
 
 

@@ -29,9 +29,10 @@ from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
 from orchestration.outbox import delivery
 from orchestration.outbox.integration_events import FORMATS
 from orchestration.outbox.settings import Settings
-from orchestration.shadow import swap
+from orchestration.shadow import sandbox, swap
 from orchestration.shadow.replay import Scope, replay
-from orchestration.snapshot import sandbox, snapshot
+from orchestration.snapshot import snapshot
+from serving import published
 from tests.support.builders import (
     NOW,
     RECEIVED_AT,
@@ -291,7 +292,7 @@ def test_readers_and_sandboxes_have_nothing_of_the_learner_either(
     assert [made.name for made in sandbox.sandboxes(original.path)] == ["trial"]
     assert sandbox.sandboxes(erased.path) == []
     query = "select user_id, count(*) from raw.lms_event group by all order by all"
-    with snapshot.opened(erased.path) as connection:
+    with published.opened(erased.path) as connection:
         seen = connection.execute(query).fetchall()
     assert seen == erased.warehouse.rows(query)
     assert NEIGHBOUR in dict(seen)

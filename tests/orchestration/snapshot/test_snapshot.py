@@ -17,6 +17,7 @@ from orchestration.derive import dbt_runner
 from orchestration.refresh import refresh
 from orchestration.snapshot import content as snapshot_content
 from orchestration.snapshot import snapshot
+from serving.published import opened, snapshot_path
 from tests.support.builders import ALL_MODELS, Class, Warehouse, ping, quiz
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
@@ -73,7 +74,7 @@ print(json.dumps([[int(value) for value in row] for row in seen]))
 
 
 def published(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
-    with snapshot.opened(warehouse.path) as connection:
+    with opened(warehouse.path) as connection:
         return connection.execute(query).fetchall()
 
 
@@ -177,7 +178,7 @@ def is_as_the_warehouse(warehouse: Warehouse) -> int:
     it was written whole."""
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        current = snapshot.snapshot_path(warehouse.path)
+        current = snapshot_path(warehouse.path)
         connection.execute(f"attach '{warehouse.path}' as live (read_only)")
         connection.execute(f"attach '{current.resolve()}' as copy (read_only)")
         relations = connection.execute(
@@ -607,7 +608,7 @@ def test_a_table_that_is_not_there_is_named_with_one_that_is(folder: Path) -> No
 def test_before_anything_is_published_the_way_is_told(warehouse: Warehouse) -> None:
     with (
         pytest.raises(WarehouseError, match="run `warehouse refresh`"),
-        snapshot.opened(warehouse.path),
+        opened(warehouse.path),
     ):
         pass
     warehouse.land([ping("e1")])

@@ -10,7 +10,9 @@ import pytest
 
 from ingest.store.database import WarehouseError
 from orchestration.derive import dbt_runner
-from orchestration.snapshot import sandbox, snapshot
+from orchestration.shadow import sandbox
+from orchestration.snapshot import snapshot
+from serving import published
 from tests.support.builders import Class, Warehouse, ping, quiz
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
@@ -83,7 +85,7 @@ def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
     assert example.columns == {"video_completed": [1, 0]}
     assert by_table["signals.lms_signal"].gone == 3
     # Nobody else sees it.
-    with snapshot.opened(warehouse.path) as connection:
+    with published.opened(warehouse.path) as connection:
         shown = connection.sql("from progress.v_user_progress where user_id = 'u1'")
         assert shown.fetchall()[0][4] == 1
     sandbox.remove(warehouse.path, "threshold")

@@ -25,10 +25,10 @@ from ingest.store import database, files
 from ingest.store.database import WarehouseError
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_runner import Derivation, Relation
-from orchestration.shadow import difference, shadow
+from orchestration.shadow import difference
 from orchestration.shadow.difference import Difference
 from orchestration.shadow.shadow import LIVE
-from orchestration.snapshot import snapshot
+from serving import published
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 
@@ -95,8 +95,8 @@ def make(warehouse_path: Path, name: str) -> Sandbox:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Opened, so that it is there until it is copied, whatever is published.
-        with snapshot.opened(warehouse_path), files.new_file(path) as unfinished:
-            newest = snapshot.snapshot_path(warehouse_path).resolve()
+        with published.opened(warehouse_path), files.new_file(path) as unfinished:
+            newest = published.snapshot_path(warehouse_path).resolve()
             shutil.copyfile(newest, unfinished)
             with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
                 _complete_raw(connection)
@@ -208,13 +208,13 @@ def _beside_published(
     path: Path, warehouse_path: Path
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The sandbox, with the newest snapshot attached under the name of the live one."""
-    newest = snapshot.snapshot_path(warehouse_path)
+    newest = published.snapshot_path(warehouse_path)
     if not newest.exists():
         raise WarehouseError(
             f"{newest}: nothing is published any more; run `warehouse refresh`"
         )
     with _opened(path, read_only=False) as connection:
-        shadow.attach(connection, newest.resolve(), LIVE)
+        database.attach(connection, newest.resolve(), LIVE)
         yield connection
 
 

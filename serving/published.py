@@ -1,0 +1,41 @@
+"""Where the published snapshot is, and how it is opened."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+from ingest.store.database import WarehouseError, first_line
+
+
+def snapshot_path(warehouse_path: Path) -> Path:
+    """Where readers find the newest snapshot.
+
+    It is in `LMS_PUBLISHED`, or else in published/ beside the warehouse, under the
+    warehouse's own name.
+    """
+    folder = os.environ.get("LMS_PUBLISHED") or warehouse_path.parent / "published"
+    return Path(folder).resolve() / warehouse_path.name
+
+
+@contextlib.contextmanager
+def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
+    path = snapshot_path(warehouse_path)
+    try:
+        connection = duckdb.connect(str(path), read_only=True)
+    except (duckdb.Error, OSError) as error:
+        if not path.exists():
+            raise WarehouseError(
+                f"{path}: nothing was published yet; run `warehouse refresh`"
+            ) from error
+        raise WarehouseError(
+            f"{path}: cannot be opened ({first_line(error)}); remove it and run "
+            "`warehouse refresh`, which publishes it again"
+        ) from error
+    with contextlib.closing(connection):
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
+        yield connection
