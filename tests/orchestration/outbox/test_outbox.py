@@ -892,6 +892,26 @@ def test_a_watermark_that_is_set_while_a_delivery_is_under_way_stays_set(
     assert ids(receiver.stored) == 2 * [id_of(s.signal_id) for s in signals(3)]
 
 
+def test_an_outbox_of_an_earlier_version_goes_on_where_it_was(
+    warehouse: Warehouse, receiver: Receiver
+) -> None:
+    derive(warehouse, signals(3))
+    how = to(warehouse, receiver.url)
+    delivery.publish(warehouse.path, how)
+    warehouse.execute("alter table outbox.watermark rename to place")
+    derive(warehouse, signals(4))
+    delivery.publish(warehouse.path, how)
+
+    assert ids(receiver.stored) == [id_of(s.signal_id) for s in signals(4)]
+    assert state_of(warehouse, receiver.url) == (4, None)
+
+
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown() -> None:
+    with pytest.raises(WarehouseError, match="entry 1 has a token") as refused:
+        parse_receivers("https://:s3cr%0Aet@crm.example/", "LMS_PUBLISH_URL")
+    assert "s3cr" not in str(refused.value)
+
+
 def test_a_folder_set_back_into_a_batch_has_no_event_in_two_files(
     warehouse: Warehouse,
 ) -> None:
