@@ -142,10 +142,10 @@ def effective_from_of(path: Path) -> datetime | None:
     nothing; raises `WarehouseError` if it says something else.
     """
     match = _EFFECTIVE_FROM.search(path.stem)
-    return parse_effective_from(match.group(1), str(path)) if match else None
+    return parse_moment(match.group(1), str(path)) if match else None
 
 
-def parse_effective_from(text: str, place: str = "--effective-from") -> datetime:
+def parse_moment(text: str, place: str = "--effective-from") -> datetime:
     """An RFC 3339 time, or a date for its midnight in UTC, as a naive time in UTC."""
     try:
         is_date = re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII)

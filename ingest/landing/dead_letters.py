@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import duckdb
 
 from ingest.landing import lines
-from ingest.landing.outcomes import CONFLICT, ChunkTable, judge
+from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
 from ingest.store import database, files, loads
 from ingest.store.database import WarehouseError
 
@@ -408,7 +408,7 @@ def retry(
     Accepted: the line is an event of the new load, from its own file and line. Known by
     now with the same content: it is a duplicate. Both are dead letters no more. Else it
     stays one, with one attempt more and today's reason. A line of an erased learner is
-    gone, and counted. Lines are judged by when they were first received: waiting does
+    gone, and counted. A line counts as received when it first was: waiting does
     not make the time of a wrong clock right. Raises `WarehouseError`, and has then
     changed nothing.
     """
@@ -522,7 +522,7 @@ def _retry_batch(
         [batch],
     ).fetchall()
     first, last = rows[0][0], rows[-1][0]
-    judge(
+    classify(
         connection,
         table,
         lines.chunk_of([line for _, line, _ in rows], first),

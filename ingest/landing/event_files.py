@@ -12,7 +12,7 @@ import duckdb
 
 from ingest.landing import lines
 from ingest.landing.lines import Chunk
-from ingest.landing.outcomes import CONFLICT, ChunkTable, judge
+from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
 from ingest.store import database, loads
 from ingest.store.database import WarehouseError
 
@@ -248,10 +248,10 @@ class _Landing:
         )
 
     def _take_chunk(self, chunk: Chunk) -> None:
-        judgement = judge(self._connection, self._table, chunk, self._received_at)
-        self._lines_read += len(chunk.lines) - judgement.blank
-        self._duplicates += judgement.duplicate
-        self._erased += judgement.erased
+        outcomes = classify(self._connection, self._table, chunk, self._received_at)
+        self._lines_read += len(chunk.lines) - outcomes.blank
+        self._duplicates += outcomes.duplicate
+        self._erased += outcomes.erased
         self._bury()
         self._connection.execute(
             """

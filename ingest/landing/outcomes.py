@@ -25,7 +25,7 @@ CONFLICT = "event_id_conflict"
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Outcomes:
     """What becomes of a chunk's lines, in temp tables and in numbers.
 
     `accepted` has the columns of `raw.lms_event` that a line itself gives; `dead` has
@@ -39,14 +39,14 @@ class Judgement:
     erased: int
 
 
-def judge(
+def classify(
     connection: duckdb.DuckDBPyConnection,
     table: "ChunkTable",
     chunk: Chunk,
     received_at: datetime,
     received_at_of: Callable[[int], datetime] | None = None,
-) -> Judgement:
-    """Judges the lines by their contracts and against the events in `raw.lms_event`.
+) -> Outcomes:
+    """Classifies the lines by their contracts and the events in `raw.lms_event`.
 
     Writes nothing but temp tables. `table` is the connection's, made before its
     transaction. Where lines were received at several times,
@@ -94,7 +94,7 @@ def judge(
         """
     )
     [[erased]] = connection.execute("select count(*) from erased_line").fetchall()
-    return Judgement(blank, duplicate, int(erased))
+    return Outcomes(blank, duplicate, int(erased))
 
 
 _TABLES = """
@@ -437,7 +437,7 @@ def _bad(line: str, rejection: Rejection) -> BadLine:
 
 
 class ChunkTable:
-    """The table `chunk` of a connection: the lines that are being judged.
+    """The table `chunk` of a connection: the lines that are being classified.
 
     It is registered once, with what it shows changing: DuckDB keeps all that a
     transaction registers to its end, and a load of 10 million lines with it. Without

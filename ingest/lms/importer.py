@@ -600,7 +600,7 @@ class _Sifting:
         self.set_aside.update(_key(row.type) for row in rows)
         [[count]] = connection.execute(
             """
-            insert into raw.set_aside_event by name
+            insert into raw.event_without_contract by name
             select
                 *,
                 $received_at::timestamp as received_at,
@@ -613,7 +613,7 @@ class _Sifting:
                     unnest($class_id) as class_id,
                     unnest($line) as line
             )
-            where event_id not in (select event_id from raw.set_aside_event)
+            where event_id not in (select event_id from raw.event_without_contract)
             qualify row_number() over (partition by event_id) = 1
             """,
             {

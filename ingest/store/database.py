@@ -146,7 +146,9 @@ def _raw_parts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
         """
         select
             count(*) filter (schema_name = 'raw' and table_name = 'load'),
-            count(*) filter (schema_name = 'raw'),
+            count(*) filter (
+                schema_name = 'raw' and list_contains($tables, table_name)
+            ),
             count(*),
             (
                 select count(*)
@@ -159,7 +161,7 @@ def _raw_parts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
         from duckdb_tables()
         where database_name = current_database() and not temporary
         """,
-        {"added": _added_columns()},
+        {"tables": _tables(), "added": _added_columns()},
     ).fetchall()
     if tables and not loads:
         raise WarehouseError(
@@ -167,6 +169,11 @@ def _raw_parts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
             "set LMS_WAREHOUSE to another path"
         )
     return int(raw_tables + added)
+
+
+@functools.cache
+def _tables() -> list[str]:
+    return re.findall(r"create table if not exists raw\.(\w+)", raw_schema())
 
 
 @functools.cache
@@ -178,7 +185,7 @@ def _added_columns() -> list[str]:
 
 def _all_raw_parts() -> int:
     """The tables of the schema `raw`, and the columns that were added to them."""
-    return raw_schema().count("create table") + len(_added_columns())
+    return len(_tables()) + len(_added_columns())
 
 
 def _make(path: Path) -> None:

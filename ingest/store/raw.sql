@@ -111,7 +111,10 @@ create table if not exists raw.class_skill (
     skill_id varchar not null
 );
 
-create table if not exists raw.set_aside_event (
+-- What an older version called it.
+alter table if exists raw.set_aside_event rename to event_without_contract;
+
+create table if not exists raw.event_without_contract (
     event_id varchar not null,
     type varchar not null,
     user_id varchar,

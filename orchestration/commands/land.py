@@ -86,7 +86,7 @@ def catalogue(
     as_json: AsJson = False,
 ) -> None:
     """Land a catalogue snapshot, or each one in a folder."""
-    time = catalogues.parse_effective_from(effective_from) if effective_from else None
+    time = catalogues.parse_moment(effective_from) if effective_from else None
     loads = [
         catalogues.land_catalogue(file, database.warehouse_path(), effective_from=time)
         for file in catalogues.snapshot_files(path)

@@ -67,7 +67,7 @@ def _show_import(result: Import) -> None:
         )
     if result.set_aside:
         print_table(
-            "Set aside in raw.set_aside_event: types without a contract",
+            "Set aside in raw.event_without_contract: types without a contract",
             ["type", "events"],
             [*result.set_aside.items()],
         )

@@ -83,7 +83,7 @@ def replay_command(
     from orchestration.shadow.replay import Scope
 
     def moment(text: str | None, option: str) -> datetime | None:
-        return catalogues.parse_effective_from(text, option) if text else None
+        return catalogues.parse_moment(text, option) if text else None
 
     scope = Scope(
         users=tuple(user or ()),

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from ingest.landing.catalogue import parse_effective_from
+from ingest.landing.catalogue import parse_moment
 from ingest.store import database
 from orchestration.defs.metadata import sample_table
 from orchestration.defs.resources import POOL, one_line_failures
@@ -29,7 +29,7 @@ def _time(description: str) -> dg.Field:
 
 
 def _moment(text: str, option: str) -> datetime | None:
-    return parse_effective_from(text, option) if text else None
+    return parse_moment(text, option) if text else None
 
 
 @dg.op(
@@ -124,7 +124,7 @@ def as_of_op(context: dg.OpExecutionContext) -> None:
     with one_line_failures():
         known = as_of(
             database.warehouse_path(),
-            parse_effective_from(config["moment"], "moment"),
+            parse_moment(config["moment"], "moment"),
             users=config["user"],
             classes=config["class"],
             courses=config["course"],

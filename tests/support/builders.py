@@ -191,9 +191,7 @@ class Warehouse:
             path,
             self.path,
             effective_from=(
-                catalogue.parse_effective_from(effective_from)
-                if effective_from
-                else None
+                catalogue.parse_moment(effective_from) if effective_from else None
             ),
             received_at=received_at,
         )

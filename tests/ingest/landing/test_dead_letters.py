@@ -253,11 +253,11 @@ def test_a_retry_that_fails_midway_leaves_everything_as_it_was(
 
     def fail_at_the_third(*arguments: Any, **named: Any) -> Any:
         next(calls)
-        return judge(*arguments, **named)
+        return classify(*arguments, **named)
 
-    judge = outcomes.judge
+    classify = outcomes.classify
     with (
-        mock.patch.object(dead_letters, "judge", fail_at_the_third),
+        mock.patch.object(dead_letters, "classify", fail_at_the_third),
         pytest.raises(StopIteration),
     ):
         retry(warehouse, batch_bytes=1)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.landing import event_files
 from ingest.landing.lines import chunk_of
-from ingest.landing.outcomes import ChunkTable, judge
+from ingest.landing.outcomes import ChunkTable
+from ingest.landing.outcomes import classify as classify_chunk
 from ingest.store.database import open_for_writing
 from tests.support.builders import (
     RECEIVED_AT,
@@ -1413,7 +1414,7 @@ def test_a_load_holds_one_chunk_however_long_its_file_is(warehouse: Warehouse) -
         before = pa.total_allocated_bytes()
         for number in range(8):
             line = as_line(ping(f"e{number}")).ljust(1_000_000)
-            judge(connection, table, chunk_of([line], number + 1), RECEIVED_AT)
+            classify_chunk(connection, table, chunk_of([line], number + 1), RECEIVED_AT)
             connection.execute("select count(*) from accepted").fetchall()
             held.append(pa.total_allocated_bytes() - before)
     assert min(held) >= 1_000_000

@@ -217,10 +217,24 @@ def test_types_without_a_contract_are_set_aside_once_and_are_no_errors(
     assert (first.newly_set_aside, again.newly_set_aside) == (3, 0)
     assert (first.load, dead_letters(warehouse)) == (None, [])
     [(line, file)] = warehouse.rows(
-        "select line, file from raw.set_aside_event where event_id = 'evt_1'"
+        "select line, file from raw.event_without_contract where event_id = 'evt_1'"
     )
     assert json.loads(line)["payload"] == {"position_sec": 3}
     assert file == str(lms.path)
+
+
+def test_what_an_older_version_set_aside_is_carried_over(
+    lms: Lms, warehouse: Warehouse
+) -> None:
+    lms.row("VIDEO_PLAY", {})
+    move_in(warehouse, lms.path)
+    warehouse.execute(
+        "alter table raw.event_without_contract rename to set_aside_event"
+    )
+    assert warehouse.rows("select type from raw.event_without_contract") == [
+        ("VIDEO_PLAY",)
+    ]
+    assert move_in(warehouse, lms.path).newly_set_aside == 0
 
 
 # --- bad rows ------------------------------------------------------------------------
@@ -352,7 +366,7 @@ def test_an_erased_learner_does_not_come_back(
     move_in(warehouse, lms.path)
     places = Places(tmp_path / "outbox", of_others=(tmp_path / "landing",))
     erased = erase(warehouse.path, ["gone-for-good"], places, reason="asked for it")
-    assert erased.rows["raw.set_aside_event"] == 1
+    assert erased.rows["raw.event_without_contract"] == 1
     [left] = [name for name in erased.left if name.endswith(".ndjson")]
     Path(left).unlink()
     lms.row("VIDEO_PLAY", {}, user_id="gone-for-good")
@@ -454,7 +468,7 @@ def test_whatever_rows_hold_a_dump_equals_its_database_and_no_row_is_lost(
                     for table, columns in (
                         ("lms_event", "line, occurred_at"),
                         ("dead_letter", "line, reason"),
-                        ("set_aside_event", "line"),
+                        ("event_without_contract", "line"),
                         ("catalogue", "* exclude (load_id)"),
                     )
                 ]
