@@ -68,11 +68,10 @@ def test_the_documentation_has_every_variable_with_its_default_and_meaning() -> 
     assert variables_table() in (ROOT / "docs" / "running.md").read_text()
 
 
-def test_ingest_and_serving_read_the_environment_in_one_place() -> None:
+def test_ingest_reads_the_environment_in_one_place() -> None:
     readers = [
         str(path.relative_to(ROOT))
-        for folder in ("ingest", "serving")
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (ROOT / "ingest").rglob("*.py")
         if re.search(r"os\.environ|getenv", path.read_text())
     ]
     assert readers == ["ingest/settings.py"]
