@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
+.PHONY: help demo test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,8 +50,11 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 test: $(STAMP) chromium  ## Pass every test
 	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests
 
+test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster and a browser (under a minute)
+	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not slow and not lrs" tests
+
 test-slow: $(STAMP) chromium  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
-	@pytest --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
+	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
 
 chromium:  ## Install Chromium, which plays a video in a test, where it is missing
 	@command -v chromium >/dev/null || { \

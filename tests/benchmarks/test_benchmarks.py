@@ -39,7 +39,7 @@ def measure(folder: Path, *options: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def measured(dbt: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All but what starts commands: dbt runs twice, not ten times."""
     return measure(
         tmp_path_factory.mktemp("bench"),

@@ -15,7 +15,7 @@ import pytest
 
 from ingest.collector import tokens
 from ingest.store.database import utc_now
-from tests.support.browser import Page, chromium
+from tests.support.browser import Page
 from tests.support.builders import Class, Warehouse
 from tests.support.collecting import LEARNER_SECRET, Service, service, wait_for
 from tests.support.webm import video
@@ -126,15 +126,14 @@ def pings_at(collector: Service, position: float) -> int:
 
 
 def test_a_video_that_plays_is_completed_in_v_user_progress(
-    tmp_path: Path, site: str, warehouse: Warehouse
+    tmp_path: Path, site: str, page: Page, dbt: None, warehouse: Warehouse
 ) -> None:
     book = tmp_path / "collector" / "tokens.json"
     _, token = tokens.create(
         book, "player", sources=["web"], types=["VIDEO_PING"], needs_learner=True
     )
     with service(tmp_path, LMS_CORS_ORIGINS=site) as collector:
-        with chromium(tmp_path / "profile") as page:
-            watched = watch(page, site, collector, token)
+        watched = watch(page, site, collector, token)
         assert collector.stop() == 0
         log = collector.log.read_text()
     warehouse.land_catalogue(Class("algebra", "maths"))

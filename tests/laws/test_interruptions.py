@@ -98,7 +98,7 @@ def cpu_clock(process: BaseProcess) -> int:
 
 
 @pytest.fixture(scope="module")
-def processes(_own_dbt_target: None) -> Processes:
+def processes(dbt: None) -> Processes:
     context = get_context("forkserver")
     context.set_forkserver_preload(
         [

@@ -16,7 +16,7 @@ LAYERS = ("staging", "projections", "signals", "progress", "monitoring", "analyt
 
 
 @pytest.fixture(scope="session")
-def manifest(_own_dbt_target: None) -> dict[str, Any]:
+def manifest(dbt: None) -> dict[str, Any]:
     from orchestration.derive.dbt_runner import manifest_path
 
     return dict(json.loads(manifest_path().read_text()))
@@ -99,7 +99,7 @@ def test_public_models_have_enforced_contracts_and_readers(
     assert public <= read
 
 
-def test_dbts_own_unit_tests_pass(tmp_path: Path) -> None:
+def test_dbts_own_unit_tests_pass(dbt: None, tmp_path: Path) -> None:
     from orchestration.derive.dbt_runner import derive, unit_test
 
     path = tmp_path / "warehouse.duckdb"

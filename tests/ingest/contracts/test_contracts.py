@@ -67,7 +67,7 @@ def test_every_version_ever_accepted_has_a_contract_a_fixture_and_its_golden() -
 
 
 @pytest.fixture(scope="module")
-def landed(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def landed(dbt: None, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """A warehouse with every fixture, and the views that read it."""
     from orchestration.derive.dbt_runner import derive
 

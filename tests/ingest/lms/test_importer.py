@@ -849,7 +849,7 @@ def test_the_command_says_what_became_of_every_event(
 
 
 def test_the_job_imports_the_file_of_its_config(
-    lms: Lms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dbt: None, lms: Lms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orchestration.defs.lms import import_lms_job
 

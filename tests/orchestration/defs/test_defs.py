@@ -28,7 +28,7 @@ LAYERS = {
 
 
 @pytest.fixture(scope="session")
-def defs(_own_dbt_target: None) -> dg.Definitions:
+def defs(dbt: None) -> dg.Definitions:
     from orchestration.definitions import defs
 
     return defs

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def derives(dbt: None) -> None:
+    """Every test of this folder."""
