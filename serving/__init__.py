@@ -1,1 +1,8 @@
-"""Reading the published snapshot. Knows neither dbt nor Dagster."""
+"""Reading the published snapshot; knows neither dbt nor Dagster.
+
+`LmsWarehouse` is the public Python API (docs/python.md).
+"""
+
+from serving.warehouse import LmsWarehouse
+
+__all__ = ["LmsWarehouse"]
