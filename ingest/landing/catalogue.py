@@ -3,6 +3,7 @@
 import csv
 import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -66,34 +67,18 @@ def snapshot_files(path: Path) -> list[Path]:
 
 def read_snapshot(path: Path) -> list[CatalogueClass]:
     """The rows of a snapshot. Raises `WarehouseError` naming file, line and field."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise WarehouseError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WarehouseError(f"{path}: not a UTF-8 CSV file ({error})") from None
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise WarehouseError(
-            f"{path}: line 1: no column {', '.join(missing)}; expected the header "
-            f"{','.join(_COLUMNS)}"
-        )
     seen: dict[str, int] = {}
     rows = []
-    try:
-        for row in reader:
-            place = f"{path}: line {reader.line_num}"
-            parsed = _read_row(row, place)
-            if parsed.class_id in seen:
-                raise WarehouseError(
-                    f"{place}: class_id {parsed.class_id!r} stands at line "
-                    f"{seen[parsed.class_id]} already; keep one of them"
-                )
-            seen[parsed.class_id] = reader.line_num
-            rows.append(parsed)
-    except csv.Error as error:
-        raise WarehouseError(f"{path}: line {reader.line_num}: {error}") from None
+    for line_number, values in csv_rows(path, _COLUMNS):
+        place = f"{path}: line {line_number}"
+        parsed = _read_row(values, place)
+        if parsed.class_id in seen:
+            raise WarehouseError(
+                f"{place}: class_id {parsed.class_id!r} stands at line "
+                f"{seen[parsed.class_id]} already; keep one of them"
+            )
+        seen[parsed.class_id] = line_number
+        rows.append(parsed)
     if not rows:
         raise WarehouseError(
             f"{path}: a snapshot without classes would retire every class; nothing was "
@@ -102,23 +87,56 @@ def read_snapshot(path: Path) -> list[CatalogueClass]:
     return rows
 
 
-def _read_row(row: dict[str, str | None], place: str) -> CatalogueClass:
-    values = {name: row[name] for name in _COLUMNS}
-    for name, value in values.items():
-        if value is None:
-            raise WarehouseError(f"{place}: {name}: no value; the line is cut short")
-    for name in ("class_id", "course_id"):
-        value = str(values[name])
-        if not value.strip() or len(value) > 256:
+def csv_rows(
+    path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row's line number, and its values of the columns; others are ignored.
+
+    Raises `WarehouseError` for a file that is no CSV file with these columns.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise WarehouseError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WarehouseError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
             raise WarehouseError(
-                f"{place}: {name}: expected 1 to 256 characters, not blank"
+                f"{path}: line 1: no column {', '.join(missing)}; expected the header "
+                f"{','.join(columns)}"
             )
+        for row in reader:
+            for name in columns:
+                if row[name] is None:
+                    raise WarehouseError(
+                        f"{path}: line {reader.line_num}: {name}: no value; the line "
+                        "is cut short"
+                    )
+            yield reader.line_num, {name: row[name] for name in columns}
+    except csv.Error as error:
+        raise WarehouseError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def check_id(values: Mapping[str, str], name: str, place: str) -> None:
+    """Raises `WarehouseError` for what is no id."""
+    if not values[name].strip() or len(values[name]) > 256:
+        raise WarehouseError(
+            f"{place}: {name}: expected 1 to 256 characters, not blank"
+        )
+
+
+def _read_row(values: Mapping[str, str], place: str) -> CatalogueClass:
+    for name in ("class_id", "course_id"):
+        check_id(values, name, place)
     for name in ("has_video", "has_quiz"):
         if values[name] not in ("0", "1"):
             raise WarehouseError(
                 f"{place}: {name}: expected 0 or 1, got {values[name]!r}"
             )
-    position = str(values["position"])
+    position = values["position"]
     if not re.fullmatch(r"-?\d{1,10}", position, re.ASCII) or (
         abs(int(position)) > _LARGEST_POSITION
     ):
@@ -126,12 +144,12 @@ def _read_row(row: dict[str, str | None], place: str) -> CatalogueClass:
             f"{place}: position: expected a whole number, got {position!r}"
         )
     return CatalogueClass(
-        str(values["class_id"]),
-        str(values["course_id"]),
-        str(values["title"]),
+        values["class_id"],
+        values["course_id"],
+        values["title"],
         int(position),
-        int(str(values["has_video"])),
-        int(str(values["has_quiz"])),
+        int(values["has_video"]),
+        int(values["has_quiz"]),
     )
 
 

@@ -10,7 +10,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest.landing import catalogue as catalogues
 from ingest.landing import event_files
+from ingest.landing.skills import land_skills
 from ingest.store import database
+from ingest.store.database import WarehouseError
 from orchestration.commands.terminal import (
     AsJson,
     errors,
@@ -73,7 +75,17 @@ def land(
 
 @commands.command()
 def catalogue(
-    path: Annotated[Path, typer.Argument(help="A CSV file, or a folder of them.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="A CSV file, or a folder of them.")
+    ] = None,
+    skills: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A CSV file `class_id,skill_id`: which classes teach which skill. It "
+            "replaces the one before.",
+        ),
+    ] = None,
     effective_from: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +97,22 @@ def catalogue(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Land a catalogue snapshot, or each one in a folder."""
+    """Land a catalogue snapshot, or each one in a folder; or what classes teach."""
+    if (path is None) == (skills is None):
+        raise WarehouseError("give a catalogue, or --skills FILE, one of them")
+    if skills is not None:
+        landed = land_skills(skills, database.warehouse_path())
+        if as_json:
+            print_json(landed.as_json())
+            return
+        what = "known already" if landed.known else "landed"
+        print_table(
+            "Skills",
+            ["file", "load", "classes", "skills", ""],
+            [(landed.file, landed.load_id, landed.classes, landed.skills, what)],
+        )
+        return
+    assert path is not None
     time = catalogues.parse_moment(effective_from) if effective_from else None
     loads = [
         catalogues.land_catalogue(file, database.warehouse_path(), effective_from=time)

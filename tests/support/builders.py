@@ -25,6 +25,7 @@ from hypothesis import settings
 from ingest.landing import catalogue, event_files
 from ingest.landing.catalogue import CatalogueLoad
 from ingest.landing.event_files import Landing, Load
+from ingest.landing.skills import SkillLoad, land_skills
 from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
 
 Json = dict[str, Any]
@@ -220,6 +221,15 @@ class Warehouse:
             ),
             received_at=received_at,
         )
+
+    def land_skills(
+        self, *pairs: tuple[str, str], received_at: datetime = RECEIVED_AT
+    ) -> SkillLoad:
+        """Lands a skill file of classes and skills."""
+        self._files += 1
+        path = self.folder / f"skills-{self._files}.csv"
+        path.write_text("class_id,skill_id\n" + "".join(f"{c},{s}\n" for c, s in pairs))
+        return land_skills(path, self.path, received_at=received_at)
 
     def refresh(self, *, select: Sequence[str] = ALL_MODELS, **variables: Any) -> None:
         derivation = self._derive(select=select, **variables)
