@@ -21,9 +21,9 @@ TABLES = (
     "projections.prj_quiz_result",
     "projections.prj_class_activity",
     "projections.prj_user_quarter_hour",
-    "signals.class_signal",
-    "signals.course_signal",
-    "signals.user_signal_total",
+    "projections.prj_class_signal",
+    "projections.prj_course_signal",
+    "projections.prj_user_signal_total",
 )
 
 _BUFFER_BYTES = 1024 * 1024
@@ -727,7 +727,7 @@ def _course_signals(touched: str) -> str:
                 list_sort(list_distinct(flatten(list(s.source_event_ids))))
                     as source_event_ids,
                 max(s.load_id) as load_id
-            from signals.class_signal as s
+            from projections.prj_class_signal as s
             inner join course_classes as c on s.class_id = c.class_id
             {semi_join}
             {"and" if semi_join else "where"} s.type = 'STEP_COMPLETED'
@@ -772,10 +772,11 @@ def _totals(touched: str) -> str:
             max(occurred_at) as last_signal_at,
             max(load_id) as load_id
         from (
-            select user_id, type, occurred_at, load_id from signals.class_signal
+            select user_id, type, occurred_at, load_id from projections.prj_class_signal
             {where}
             union all
-            select user_id, type, occurred_at, load_id from signals.course_signal
+            select user_id, type, occurred_at, load_id
+            from projections.prj_course_signal
             {where}
         )
         group by user_id
@@ -857,7 +858,11 @@ def merge_script(place: int) -> str:
         create temp table new_class_signals as {_class_signals("parts")};
         {
         _replace(
-            "signals.class_signal", "new_class_signals", "user_id", "class_id", "type"
+            "projections.prj_class_signal",
+            "new_class_signals",
+            "user_id",
+            "class_id",
+            "type",
         )
     }
 
@@ -868,7 +873,12 @@ def merge_script(place: int) -> str:
         where s.type = 'STEP_COMPLETED';
         create temp table new_course_signals as {_course_signals("touched_courses")};
         {
-        _replace("signals.course_signal", "new_course_signals", "user_id", "course_id")
+        _replace(
+            "projections.prj_course_signal",
+            "new_course_signals",
+            "user_id",
+            "course_id",
+        )
     }
 
         create temp table touched_users as
@@ -876,7 +886,7 @@ def merge_script(place: int) -> str:
         union
         select user_id from new_course_signals;
         create temp table new_totals as {_totals("touched_users")};
-        {_replace("signals.user_signal_total", "new_totals", "user_id")}
+        {_replace("projections.prj_user_signal_total", "new_totals", "user_id")}
 
         delete from main.floor_place;
         insert into main.floor_place select max(load_id) from raw.load;
@@ -914,7 +924,7 @@ def rebuild_script() -> str:
             select * from projections.prj_quiz_result where passed_at is not null
         ) as q
             on v.user_id = q.user_id and v.class_id = q.class_id;
-        create table signals.class_signal as {_class_signals("parts")};
-        create table signals.course_signal as {_course_signals("")};
-        create table signals.user_signal_total as {_totals("")};
+        create table projections.prj_class_signal as {_class_signals("parts")};
+        create table projections.prj_course_signal as {_course_signals("")};
+        create table projections.prj_user_signal_total as {_totals("")};
     """

@@ -108,24 +108,17 @@ def _model_places(connection: duckdb.DuckDBPyConnection) -> tuple[ModelPlace, ..
     [[derived]] = connection.execute(
         """
         select count(*)
-        from duckdb_tables()
-        where schema_name = 'staging' and table_name = 'consumed_load'
+        from duckdb_views()
+        where schema_name = 'bookkeeping' and view_name = 'model_lag'
         """
     ).fetchall()
     if not derived:
         return ()
     rows = connection.execute(
         """
-        select
-            consumed.model,
-            consumed.load_id,
-            consumed.consumed_at,
-            count(load.load_id),
-            coalesce(sum(load.accepted), 0)::bigint
-        from staging.consumed_load as consumed
-        left join raw.load as load on load.load_id > consumed.load_id
-        group by all
-        order by consumed.model
+        select model, load_id, consumed_at, loads_behind, events_behind
+        from bookkeeping.model_lag
+        order by model
         """
     ).fetchall()
     return tuple(ModelPlace(*row) for row in rows)

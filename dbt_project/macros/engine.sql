@@ -48,22 +48,6 @@
     )
 {%- endmacro %}
 
-{#- DuckDB holds the smaller side of a join in memory. It takes what is past a place for a
-    fifth of all events, and then holds the whole state instead of what is new, which costs
-    up to ten times as much. Between these two hooks it holds the side that is written
-    second. -#}
-{% macro hold_second_side() %}
-    {% if execute and is_incremental() and not starts_over() %}
-        set disabled_optimizers = 'build_side_probe_side'
-    {% endif %}
-{% endmacro %}
-
-{% macro hold_smaller_side() %}
-    {% if execute and is_incremental() %}
-        reset disabled_optimizers
-    {% endif %}
-{% endmacro %}
-
 {#- The whole numbers from `first` to `last`, both included, each a row. -#}
 {% macro each_number(first, last) -%}
     unnest(range({{ first }}, {{ last }} + 1))

@@ -1,55 +1,83 @@
 {#-
 How an incremental model knows what it has taken in.
 
-`staging.consumed_load` has one row a model: its place (the last `load_id` it has taken
-in) and the fingerprint of its rule. A model reads what is past its place, merges it
-into its state and moves its place, all in one transaction: one that failed catches up
-in the next run by itself, and each event is counted once.
+`bookkeeping.watermark` has one row a model: its watermark (the last `load_id` that it
+has taken in) and the fingerprint of its rule. A model reads what is past its watermark,
+merges it into its state and moves the watermark, all in one transaction: one that failed
+catches up in the next run by itself, and each event is counted once.
 
 The fingerprint covers the model's SQL, that of the views between it and its upstream
-models, the seeds, the shared macros, the variables that it reads, the contracts, its
-upstream models' fingerprints and, for a model that reads the catalogue, the newest catalogue load. When
-it changes, the model starts over from all there is: an edited rule is never mixed with
-the old one.
+models, the seeds, the macros and the variables that they use, its upstream models'
+fingerprints and, for a model that reads the catalogue, the newest catalogue load. When it
+changes, the model starts over from all there is: an edited rule is never mixed with the
+old one.
 -#}
 
-{% macro consumed_load() -%}
-    {{ return(adapter.quote(target.database) ~ '.staging.consumed_load') }}
+{% macro watermark_table() -%}
+    {{ return(adapter.quote(target.database) ~ '.bookkeeping.watermark') }}
 {%- endmacro %}
 
-{% macro make_consumed_load() %}
-    create schema if not exists staging;
-    create table if not exists staging.consumed_load (
+{% macro make_bookkeeping() %}
+    create schema if not exists bookkeeping;
+    create table if not exists bookkeeping.watermark (
         model varchar not null,
         load_id bigint not null,
         rule_fingerprint varchar not null,
-        consumed_at timestamp not null
+        consumed_at timestamp not null,
+        -- The columns that a row is known by.
+        row_key varchar
     );
-    -- The columns that a row is known by.
-    alter table staging.consumed_load add column if not exists row_key varchar;
     -- What a refresh that succeeded remembers: orchestration/derive/bookkeeping.py.
-    create table if not exists staging.checked_load (
+    create table if not exists bookkeeping.checked_load (
         model varchar not null,
         load_id bigint not null,
         rule_fingerprint varchar not null
     );
-    create table if not exists staging.refreshed (
+    create table if not exists bookkeeping.refreshed (
         state varchar not null,
-        project varchar not null
+        project varchar not null,
+        made varchar
     );
-    alter table staging.refreshed add column if not exists made varchar
+    create or replace view bookkeeping.model_lag as
+    select
+        watermark.model,
+        watermark.load_id,
+        watermark.consumed_at,
+        (select coalesce(max(load_id), 0) from raw.load) as newest_load_id,
+        count(missing.load_id) as loads_behind,
+        cast(coalesce(sum(missing.accepted), 0) as bigint) as events_behind,
+        min(missing.received_at) as behind_since
+    from bookkeeping.watermark as watermark
+    left join raw.load as missing on watermark.load_id < missing.load_id
+    group by watermark.model, watermark.load_id, watermark.consumed_at;
+    -- Where earlier versions kept these. Without them the state is derived again.
+    drop table if exists staging.consumed_load;
+    drop table if exists staging.checked_load;
+    drop table if exists staging.refreshed;
+    drop table if exists signals.class_signal;
+    drop table if exists signals.course_signal;
+    drop table if exists signals.user_signal_total;
+    drop table if exists signals.badge_award;
+    drop view if exists staging.stg_catalogue_snapshot;
+    drop view if exists staging.stg_catalogue_class;
+    drop view if exists staging.stg_catalogue_course_class;
+    drop view if exists projections.prj_class;
+    drop view if exists projections.prj_course_step;
+    drop view if exists projections.prj_course_activity
 {% endmacro %}
 
 {#- The upstream of the running model: its nearest incremental models, and all the code
-    that stands between. -#}
+    that stands between, with the macros that it uses. -#}
 {% macro upstream() %}
-    {% set found = {'models': [], 'code': [], 'reads_catalogue': false, 'seen': []} %}
+    {% set found = {'models': [], 'code': [], 'macros': [], 'reads_catalogue': false} %}
+    {% do found.macros.extend(model.depends_on.macros) %}
+    {% set seen = [] %}
     {% set ns = namespace(todo=model.depends_on.nodes | list) %}
     {% for _ in range(200) if ns.todo %}
         {% set id = ns.todo[0] %}
         {% set ns.todo = ns.todo[1:] %}
-        {% if id not in found.seen %}
-            {% do found.seen.append(id) %}
+        {% if id not in seen %}
+            {% do seen.append(id) %}
             {% if id.startswith('source.') %}
                 {% if id.endswith('.raw.catalogue') %}
                     {% do found.update({'reads_catalogue': true}) %}
@@ -64,6 +92,7 @@ the old one.
                         node.checksum.checksum if node.resource_type == 'seed'
                         else node.raw_code
                     ) %}
+                    {% do found.macros.extend(node.depends_on.macros) %}
                     {% set ns.todo = ns.todo + (node.depends_on.nodes | list) %}
                 {% endif %}
             {% endif %}
@@ -72,30 +101,30 @@ the old one.
     {{ return(found) }}
 {% endmacro %}
 
-{#- What the macros that state is made with become: dbt shows a model's own code only. A
-    new macro in macros/engine.sql or macros/upcast.sql that a projection or a signal
-    uses belongs here. -#}
-{% macro shared_sql() %}
-    {% set rendered = [
-        moment('a', 'b'),
-        sorted_array(['a', 'b']),
-        union_of_arrays('a'),
-        is_blank('a'),
-        each_number('a', 'b'),
-        each_member('a'),
-        array_in_order('a'),
-        count_members('a', 'b'),
-    ] %}
-    {% for event_type in event_contracts() %}
-        {% do rendered.append(payload_struct(event_type)) %}
-        {% do rendered.append(payload_columns(event_type)) %}
+{#- The text of these macros of the project and of those that they use. The macros of
+    this file are left out: they choose the rows, and say nothing of what becomes of
+    them. -#}
+{% macro code_of_macros(ids) %}
+    {% set code = {} %}
+    {% set ns = namespace(todo=ids | list) %}
+    {% for _ in range(500) if ns.todo %}
+        {% set id = ns.todo[0] %}
+        {% set ns.todo = ns.todo[1:] %}
+        {% set name = id.split('.')[2] %}
+        {% if id.startswith('macro.' ~ project_name ~ '.') and name not in code %}
+            {% set used = context[name].macro %}
+            {% if not used.original_file_path.endswith('incremental.sql') %}
+                {% do code.update({name: used.macro_sql}) %}
+                {% set ns.todo = ns.todo + (used.depends_on.macros | list) %}
+            {% endif %}
+        {% endif %}
     {% endfor %}
-    {{ return(rendered | join('\n')) }}
+    {{ return(code.values() | sort | join('\n')) }}
 {% endmacro %}
 
-{#- What the running model has consumed and what it could: a dict of `place`, `through`
-    (where its place will be), `fingerprint` and `known_fingerprint`. Found out once for
-    the model's SQL and once for its run. -#}
+{#- What the running model has consumed and what it could: a dict of `watermark`,
+    `through` (where its watermark will be), `fingerprint` and `known_fingerprint`. Found
+    out once for the model's SQL and once for its run. -#}
 {% macro consumption() %}
     {% if 'consumption' not in model %}
         {% do model.update({'consumption': find_consumption()}) %}
@@ -105,39 +134,38 @@ the old one.
 
 {% macro find_consumption() %}
     {% set above = upstream() %}
-    {% set places = {} %}
+    {% set watermarks = {} %}
     {% set fingerprints = {} %}
     {% set rows = run_query(
         'select newest.load_id, newest.catalogue_load_id, consumed.model, '
-        'consumed.load_id as place, consumed.rule_fingerprint from ('
+        'consumed.load_id as watermark, consumed.rule_fingerprint from ('
         'select coalesce(max(load_id), 0) as load_id, '
         "coalesce(max(load_id) filter (kind = 'catalogue'), 0) as catalogue_load_id "
         'from ' ~ source('raw', 'load') ~ ') as newest '
-        'left join staging.consumed_load as consumed on true'
+        'left join ' ~ watermark_table() ~ ' as consumed on true'
     ).rows %}
     {% for row in rows if row.model is not none %}
-        {% do places.update({row.model: row.place | int}) %}
+        {% do watermarks.update({row.model: row.watermark | int}) %}
         {% do fingerprints.update({row.model: row.rule_fingerprint}) %}
     {% endfor %}
-    {% set code = model.raw_code ~ '\n' ~ above.code | join('\n') %}
-    {% set rule = [code, event_contracts() | tojson, shared_sql()] %}
+    {% set rule = [
+        model.raw_code, above.code | join('\n'), code_of_macros(above.macros)
+    ] %}
     {#- Who does not read a variable does not start over when it is edited. -#}
-    {% if 'completion_threshold' in code %}
-        {% do rule.append(var('completion_threshold')) %}
-    {% endif %}
-    {% if 'local_date(' in code %}
-        {% do rule.append(local_date('a')) %}
-    {% endif %}
+    {% set read = modules.re.findall('var[(].([a-z_]+)', rule | join('\n')) %}
+    {% for name in read | unique | sort %}
+        {% do rule.append(var(name)) %}
+    {% endfor %}
     {% set ns = namespace(through=rows[0].load_id | int) %}
     {% for name in above.models %}
         {% do rule.append(fingerprints.get(name, '')) %}
-        {% set ns.through = [ns.through, places.get(name, 0)] | min %}
+        {% set ns.through = [ns.through, watermarks.get(name, 0)] | min %}
     {% endfor %}
     {% if above.reads_catalogue %}
         {% do rule.append(rows[0].catalogue_load_id) %}
     {% endif %}
     {{ return({
-        'place': places.get(model.name, 0),
+        'watermark': watermarks.get(model.name, 0),
         'through': ns.through,
         'fingerprint': local_md5(rule | join('\n')),
         'known_fingerprint': fingerprints.get(model.name),
@@ -153,31 +181,31 @@ the old one.
     {{ return(now.fingerprint != now.known_fingerprint) }}
 {% endmacro %}
 
-{#- The running model's place, 0 when it starts over. It is a literal in the SQL: DuckDB
-    then skips older row groups. -#}
-{% macro place() %}
-    {{ return(0 if starts_over() else consumption().place) }}
+{#- The running model's watermark, 0 when it starts over. It is a literal in the SQL:
+    DuckDB then skips older row groups. -#}
+{% macro watermark() %}
+    {{ return(0 if starts_over() else consumption().watermark) }}
 {% endmacro %}
 
 {% macro forget_when_starting_over() %}
-    {% if execute and model.config.materialized == 'incremental' and is_incremental() %}
-        {% if starts_over() %}
-            delete from {{ this }}
-        {% endif %}
+    {% if execute and is_incremental() and starts_over() %}
+        delete from {{ this }}
     {% endif %}
 {% endmacro %}
 
 {% macro mark_consumed() %}
-    {% if execute and model.config.materialized == 'incremental' %}
+    {% if execute %}
         {% set now = consumption() %}
         {% set key = model.config.unique_key %}
         {% set row_key = key if key is string else key | join(', ') %}
         {% if flags.EMPTY %}
             {#- `--empty` hides every load: start over in the next run. -#}
-            delete from staging.consumed_load where model = '{{ model.name }}'
-        {% elif now.place != now.through or now.fingerprint != now.known_fingerprint %}
-            delete from staging.consumed_load where model = '{{ model.name }}';
-            insert into staging.consumed_load
+            delete from {{ watermark_table() }} where model = '{{ model.name }}'
+        {% elif
+            now.watermark != now.through or now.fingerprint != now.known_fingerprint
+        %}
+            delete from {{ watermark_table() }} where model = '{{ model.name }}';
+            insert into {{ watermark_table() }}
             (model, load_id, rule_fingerprint, consumed_at, row_key)
             values (
                 '{{ model.name }}',
@@ -188,4 +216,20 @@ the old one.
             )
         {% endif %}
     {% endif %}
+{% endmacro %}
+
+{#- DuckDB holds the smaller side of a join in memory. It takes what is past a watermark
+    for a fifth of all events, and then holds the whole state instead of what is new,
+    which costs up to ten times as much. Between these two hooks a model that reads
+    events holds the side that is written second. -#}
+{% macro hold_second_side() %}
+    {% if execute and is_incremental() and not starts_over() and not upstream().models %}
+        set disabled_optimizers = 'build_side_probe_side'
+    {% else %}
+        reset disabled_optimizers
+    {% endif %}
+{% endmacro %}
+
+{% macro hold_smaller_side() %}
+    reset disabled_optimizers
 {% endmacro %}

@@ -2,7 +2,7 @@
 Which rows a data test looks at.
 
 In a refresh (`dbt build`) those that changed since the last refresh whose tests all
-passed: rows of a load past the model's place in `staging.checked_load`. All rows, if
+passed: rows of a load past the model's watermark in `bookkeeping.checked_load`. All rows, if
 the model started over since. A view says with `meta: changed_with` which model and
 columns know its changed rows. The daily `checks` job (`dbt test`) looks at everything.
 -#}
@@ -51,8 +51,8 @@ columns know its changed rows. The daily `checks` job (`dbt test`) looks at ever
 {#- Up to which load the rows of an incremental model were tested; 0 if none were. -#}
 {% macro checked_place(name) %}
     {% set found = run_query(
-        'select checked.load_id from staging.checked_load as checked '
-        'inner join staging.consumed_load as consumed using (model, rule_fingerprint) '
+        'select checked.load_id from bookkeeping.checked_load as checked '
+        'inner join bookkeeping.watermark as consumed using (model, rule_fingerprint) '
         "where checked.model = '" ~ name ~ "'"
     ).rows %}
     {{ return(found[0][0] | int if found else 0) }}

@@ -54,7 +54,7 @@ compared as (
         coalesce(counted.event_count, 0) as counted_events,
         coalesce(sum(landed.event_count), 0) as landed_events
     from counted
-    left join {{ consumed_load() }} as consumed on counted.model = consumed.model
+    left join {{ watermark_table() }} as consumed on counted.model = consumed.model
     left join landed
         on
             consumed.load_id >= landed.load_id

@@ -48,7 +48,7 @@ where
     -- After a run of some models only, they stand at different loads.
     and 1 = (
         select count(distinct consumed.load_id)
-        from {{ consumed_load() }} as consumed
+        from {{ watermark_table() }} as consumed
         where
             consumed.model in (
                 'prj_class_activity',

@@ -1,5 +1,5 @@
 {{ config(
-    meta={'dagster': {'ref': {'name': 'user_signal_total'}}},
+    meta={'dagster': {'ref': {'name': 'prj_user_signal_total'}}},
 ) }}
 
 -- A failing row is a signal type of which the totals count another number of signals
@@ -12,22 +12,22 @@ totals as (
     select
         'VIDEO_COMPLETED' as type,
         sum(video_completed_count) as total_count
-    from {{ ref('user_signal_total') }}
+    from {{ ref('prj_user_signal_total') }}
     union all
     select
         'QUIZ_PASSED' as type,
         sum(quiz_passed_count) as total_count
-    from {{ ref('user_signal_total') }}
+    from {{ ref('prj_user_signal_total') }}
     union all
     select
         'STEP_COMPLETED' as type,
         sum(step_completed_count) as total_count
-    from {{ ref('user_signal_total') }}
+    from {{ ref('prj_user_signal_total') }}
     union all
     select
         'COURSE_COMPLETED' as type,
         sum(course_completed_count) as total_count
-    from {{ ref('user_signal_total') }}
+    from {{ ref('prj_user_signal_total') }}
 
 ),
 
@@ -58,7 +58,7 @@ where
     -- After a run of some models only, they stand at different loads.
     and 1 = (
         select count(distinct consumed.load_id)
-        from {{ consumed_load() }} as consumed
+        from {{ watermark_table() }} as consumed
         where
-            consumed.model in ('class_signal', 'course_signal', 'user_signal_total')
+            consumed.model in ('prj_class_signal', 'prj_course_signal', 'prj_user_signal_total')
     )

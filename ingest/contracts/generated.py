@@ -190,7 +190,7 @@ def generated_files(dbt_project: Path) -> dict[Path, str]:
     }
     files[SCHEMA_FOLDER / "asyncapi.json"] = as_json_file(asyncapi())
     files[dbt_project / "macros" / "contracts.sql"] = dbt_macro()
-    files[dbt_project / "seeds" / "event_type.csv"] = "\n".join(
+    files[dbt_project / "seeds" / "staging" / "event_type.csv"] = "\n".join(
         ["event_type", *event_types(), ""]
     )
     return files

@@ -56,7 +56,7 @@ def show_contracts(
 
 def _write_contracts() -> list[str]:
     """Writes the files that are not as the contracts want them, and returns those."""
-    from orchestration.derive.dbt_runner import DBT_PROJECT
+    from orchestration.derive.dbt_project import DBT_PROJECT
 
     files = {
         **versions.new_states(),

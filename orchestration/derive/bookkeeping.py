@@ -1,11 +1,13 @@
 """What a refresh remembers: the state that it left, and what its tests have seen.
 
-`staging.refreshed` has the fingerprints of the last refresh that succeeded as a whole:
-of the derived state, of what the schemas hold, and of the dbt project. While state and
-project hold and no load came, there is nothing to do; while schemas and project hold,
-views and seeds need not be made again. `staging.checked_load` has, by model, up to
-which load and of which rule that refresh had tested the rows: the tests of the next
-look at what came after (dbt_project/macros/tests.sql).
+`bookkeeping.refreshed` has the fingerprints of the last refresh that succeeded as a
+whole: of the derived state, of what the schemas hold, and of the dbt project. While
+state and project hold and no load came, there is nothing to do; while schemas and
+project hold, views and seeds need not be made again. `bookkeeping.checked_load` has, by
+model, up to which load and of which rule that refresh had tested the rows: the tests of
+the next look at what came after (dbt_project/macros/tests.sql). dbt makes these tables,
+and moves a model's watermark in `bookkeeping.watermark` with its rows
+(dbt_project/macros/incremental.sql).
 """
 
 import hashlib
@@ -16,11 +18,17 @@ from pathlib import Path
 import duckdb
 
 from ingest.store.database import transaction
+from orchestration.derive import dbt_project
 
-# The schemas that dbt makes.
-LAYERS = ("staging", "projections", "signals", "progress", "monitoring", "analytics")
+# The schema of what is remembered; dbt's hook makes it (macros/incremental.sql).
+SCHEMA = "bookkeeping"
 
 _ENGINE = ("dbt-core", "dbt-duckdb", "duckdb")
+
+
+def schemas() -> list[str]:
+    """Every schema that dbt makes: one for each layer, and the bookkeeping."""
+    return [SCHEMA, *dbt_project.layers()]
 
 
 def quoted_list(names: Iterable[str]) -> str:
@@ -31,7 +39,7 @@ def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> st
     """Names the definitions of all tables and views, and the seeds' contents."""
     layers = (
         f"database_name = '{database}' "
-        f"and schema_name in ('raw', {quoted_list(LAYERS)})"
+        f"and schema_name in ('raw', {quoted_list(schemas())})"
     )
     [[found]] = connection.execute(
         f"""
@@ -73,7 +81,7 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
             $1,
             (
                 select string_agg(place::varchar, ',' order by model)
-                from {database}.staging.consumed_load as place
+                from {database}.bookkeeping.watermark as place
             ),
             (
                 select concat_ws(' ', count(*), sum(attempts), max(load_id))
@@ -104,7 +112,7 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
         """
         select
             (select coalesce(max(load_id), 0) from raw.load),
-            (select min(load_id) from staging.consumed_load)
+            (select min(load_id) from bookkeeping.watermark)
         """
     ).fetchall()
     if newest != oldest_place:
@@ -113,7 +121,7 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
         state = state_fingerprint(connection, _database(connection))
     except duckdb.CatalogException:
         return False
-    found = connection.execute("select state, project from staging.refreshed")
+    found = connection.execute("select state, project from bookkeeping.refreshed")
     return found.fetchall() == [(state, project)]
 
 
@@ -124,7 +132,7 @@ def stands_as_made(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
         return False
     try:
         made = made_fingerprint(connection, _database(connection))
-        found = connection.execute("select made, project from staging.refreshed")
+        found = connection.execute("select made, project from bookkeeping.refreshed")
         return found.fetchall() == [(made, project)]
     except (duckdb.CatalogException, duckdb.BinderException):
         return False  # something is not there, or an earlier version made it
@@ -138,24 +146,25 @@ def forget_checks(
     if (
         _is_there(connection, "refreshed")
         and connection.execute(
-            "from staging.refreshed where project != $1", [of_other_than]
+            "from bookkeeping.refreshed where project != $1", [of_other_than]
         ).fetchall()
     ):
-        connection.execute("delete from staging.checked_load")
+        connection.execute("delete from bookkeeping.checked_load")
 
 
 def remember_success(connection: duckdb.DuckDBPyConnection, project: str) -> None:
     """After a refresh of everything that succeeded, with its tests."""
     with transaction(connection):
-        connection.execute("delete from staging.checked_load")
+        connection.execute("delete from bookkeeping.checked_load")
         connection.execute(
-            "insert into staging.checked_load "
-            "select model, load_id, rule_fingerprint from staging.consumed_load"
+            "insert into bookkeeping.checked_load "
+            "select model, load_id, rule_fingerprint from bookkeeping.watermark"
         )
-        connection.execute("delete from staging.refreshed")
+        connection.execute("delete from bookkeeping.refreshed")
         database = _database(connection)
         connection.execute(
-            "insert into staging.refreshed (state, made, project) values ($1, $2, $3)",
+            "insert into bookkeeping.refreshed (state, made, project) "
+            "values ($1, $2, $3)",
             [
                 state_fingerprint(connection, database),
                 made_fingerprint(connection, database),

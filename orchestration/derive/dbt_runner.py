@@ -20,9 +20,8 @@ import duckdb
 
 from ingest.store import database
 from ingest.store.database import WarehouseError, first_line
-from orchestration.derive import bookkeeping
-
-DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
+from orchestration.derive import bookkeeping, dbt_project
+from orchestration.derive.dbt_project import Project, Relation
 
 # The tests that scan the whole history.
 FULL_SCAN_TESTS = "tag:full_scan"
@@ -126,18 +125,18 @@ def derive(
     """
     started = time.perf_counter()
     everything = not select and not variables
-    project = bookkeeping.project_fingerprint(_project_files())
+    edition = bookkeeping.project_fingerprint(dbt_project.files())
     views_stand = False
     if everything:
         with database.open_for_writing(warehouse_path) as connection:
             if rebuild:
                 bookkeeping.forget_checks(connection)
-            elif if_needed and bookkeeping.is_up_to_date(connection, project):
+            elif if_needed and bookkeeping.is_up_to_date(connection, edition):
                 seconds = time.perf_counter() - started
                 return Derivation((), seconds, nothing_new=True)
             else:
-                bookkeeping.forget_checks(connection, of_other_than=project)
-                views_stand = bookkeeping.stands_as_made(connection, project)
+                bookkeeping.forget_checks(connection, of_other_than=edition)
+                views_stand = bookkeeping.stands_as_made(connection, edition)
     # What is kept between runs for Dagster, manifest_path() writes.
     arguments = ["build", "--no-write-json", *_NOT_IN_A_REFRESH]
     if views_stand:
@@ -146,10 +145,10 @@ def derive(
         arguments.append("--full-refresh")
     derivation = _run(warehouse_path, arguments, select, variables)
     # What was edited while it ran may be in it or not: the next run makes it all.
-    is_what_ran = project == bookkeeping.project_fingerprint(_project_files())
+    is_what_ran = edition == bookkeeping.project_fingerprint(dbt_project.files())
     if everything and derivation.succeeded and is_what_ran:
         with database.open_for_writing(warehouse_path) as connection:
-            bookkeeping.remember_success(connection, project)
+            bookkeeping.remember_success(connection, edition)
     return replace(
         derivation,
         views_stand=views_stand,
@@ -181,25 +180,6 @@ def check(
 def unit_test(warehouse_path: Path) -> Derivation:
     """Runs dbt's unit tests; the models they are about must exist. Changes nothing."""
     return _run(warehouse_path, ["test"], ("test_type:unit",), None)
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A table or view that dbt makes, and by which columns its rows are known.
-
-    `kind` is `incremental`, `view`, `seed` or `table`; `key` are the columns of its
-    test `unique_combination` or `sound_rows`, none if it has neither.
-    """
-
-    unique_id: str
-    schema: str
-    name: str
-    kind: str
-    key: tuple[str, ...]
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 def derive_shadow(
@@ -243,45 +223,7 @@ def derive_shadow(
     derivation = Derivation(
         tuple(_node(result) for result in results), time.perf_counter() - started
     )
-    return derivation, _relations(manifest)
-
-
-@dataclass(frozen=True)
-class Project:
-    """What the dbt project has: relations by unique id, and what reads what."""
-
-    relations: dict[str, Relation]
-    children: dict[str, tuple[str, ...]]
-
-    def downstream_of(self, unique_ids: Sequence[str]) -> list[str]:
-        """Names of the models and exposures made from these, in the order found."""
-        return [
-            self.relations[each].full_name
-            if each in self.relations
-            else f"exposure {each.split('.')[2]}"
-            for each in self._below(unique_ids)
-            if each in self.relations or each.startswith("exposure.")
-        ]
-
-    def first_of(self, unique_ids: Sequence[str]) -> list[str]:
-        """Those that are not made from others of them."""
-        return [
-            each
-            for each in unique_ids
-            if not any(
-                each in self._below([other]) for other in unique_ids if other != each
-            )
-        ]
-
-    def _below(self, unique_ids: Sequence[str]) -> list[str]:
-        found: dict[str, None] = {}
-        to_visit = list(unique_ids)
-        while to_visit:
-            for child in self.children.get(to_visit.pop(0), ()):
-                if child not in found and child not in unique_ids:
-                    found[child] = None
-                    to_visit.append(child)
-        return list(found)
+    return derivation, dbt_project.relations(manifest)
 
 
 def derive_sandbox(
@@ -300,36 +242,12 @@ def derive_sandbox(
         results = _invoke(
             arguments, warehouse_path, manifest=manifest, sandbox=sandbox
         ).result
-    children = {
-        parent: tuple(found) for parent, found in manifest.child_map.items() if found
-    }
     return (
         Derivation(
             tuple(_node(result) for result in results), time.perf_counter() - started
         ),
-        Project(_relations(manifest), children),
+        Project.of(manifest),
     )
-
-
-def _relations(manifest: Any) -> dict[str, Relation]:
-    keys = {
-        node.attached_node: tuple(node.test_metadata.kwargs["columns"])
-        for node in manifest.nodes.values()
-        if getattr(node, "test_metadata", None) is not None
-        and node.test_metadata.name in ("unique_combination", "sound_rows")
-        and not node.config.where
-    }
-    return {
-        unique_id: Relation(
-            unique_id=unique_id,
-            schema=node.schema,
-            name=node.alias,
-            kind=str(node.config.materialized),
-            key=keys.get(unique_id, ()),
-        )
-        for unique_id, node in manifest.nodes.items()
-        if node.resource_type in ("model", "seed")
-    }
 
 
 def _run(
@@ -368,25 +286,12 @@ def _node(result: Any) -> Node:
 
 def manifest_path() -> Path:
     """dbt's manifest, parsed again when a file of the project is newer than it."""
-    path = target_folder() / "manifest.json"
-    newest = max(file.stat().st_mtime for file in _project_files())
+    path = dbt_project.target_folder() / "manifest.json"
+    newest = max(file.stat().st_mtime for file in dbt_project.files())
     if not path.exists() or path.stat().st_mtime < newest:
         _invoke(["parse"], database.warehouse_path())
         path.touch()
     return path
-
-
-def _project_files() -> list[Path]:
-    return [
-        file
-        for file in DBT_PROJECT.rglob("*")
-        if file.suffix in (".sql", ".yml", ".csv", ".md") and "target" not in file.parts
-    ]
-
-
-def target_folder() -> Path:
-    """Where dbt keeps its manifest between runs: `DBT_TARGET_PATH`, or else target/."""
-    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
 
 
 @contextlib.contextmanager
@@ -424,8 +329,8 @@ def _invoke(
                 *("--quiet", "--no-use-colors", "--log-level-file", "none"),
                 *("--no-send-anonymous-usage-stats", "--no-version-check"),
                 *arguments,
-                *("--project-dir", str(DBT_PROJECT)),
-                *("--profiles-dir", str(DBT_PROJECT)),
+                *("--project-dir", str(dbt_project.DBT_PROJECT)),
+                *("--profiles-dir", str(dbt_project.DBT_PROJECT)),
                 *("--target-path", str(run_folder)),
             ]
         )
@@ -446,7 +351,7 @@ def _own_run_folder() -> Iterator[Path]:
     dbt leaves about 2 MB a run, and two processes that share a target folder read each
     other's half-written manifests. What is kept is replaced by rename.
     """
-    kept = target_folder()
+    kept = dbt_project.target_folder()
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=kept) as name:
         folder = Path(name)

@@ -196,7 +196,7 @@ def _check_is_fresh(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         from information_schema.tables
         where
             (table_schema, table_name)
-            in (('staging', 'consumed_load'), ('progress', 'v_user_progress'))
+            in (('bookkeeping', 'watermark'), ('progress', 'v_user_progress'))
         """
     ).fetchone()
     if tables == (2,):
@@ -204,7 +204,7 @@ def _check_is_fresh(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
             """
             select count(*)
             from raw.load
-            where load_id > (select min(load_id) from staging.consumed_load)
+            where load_id > (select min(load_id) from bookkeeping.watermark)
             """
         ).fetchall()
         if not behind:

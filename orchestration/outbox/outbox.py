@@ -16,7 +16,7 @@ import yaml
 
 from ingest.store import database
 from ingest.store.database import WarehouseError
-from orchestration.derive.dbt_runner import DBT_PROJECT
+from orchestration.derive.dbt_project import DBT_PROJECT
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import Fact
 

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from ingest.store.database import sql_name
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive.dbt_project import Relation
 from orchestration.shadow.shadow import LIVE
 
 # The database that a connection of `shadow.opened` is in.

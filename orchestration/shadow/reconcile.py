@@ -18,7 +18,7 @@ import duckdb
 from ingest.store import conservation, database, loads
 from ingest.store.conservation import BrokenLoad, Totals
 from ingest.store.database import WarehouseError
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.difference import (
     DERIVED,
@@ -37,7 +37,7 @@ ATTEMPTS = 3
 
 LOADS = "raw.load"
 _SIGNALS = Relation("", "signals", "lms_signal", "view", ())
-_CONSUMED_LOAD = Relation("", "staging", "consumed_load", "table", ())
+_WATERMARK = Relation("", "bookkeeping", "watermark", "table", ())
 
 # In a shadow: the keys of each table that differ.
 _DIFFERING = "differing"
@@ -283,9 +283,9 @@ class _Live:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         rows: list[tuple[Any, ...]] = []
-        if columns(connection, "current_database()", _CONSUMED_LOAD):
+        if columns(connection, "current_database()", _WATERMARK):
             rows = connection.execute(
-                "from staging.consumed_load order by all"
+                "from bookkeeping.watermark order by all"
             ).fetchall()
         self.places: dict[str, int] = {model: place for model, place, *_ in rows}
         self.newest = loads.next_load_id(connection) - 1
@@ -330,7 +330,7 @@ def _behind(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """
         select
             consumed.model, consumed.load_id, count(*), sum(load.accepted)::bigint
-        from staging.consumed_load as consumed
+        from bookkeeping.watermark as consumed
         inner join raw.load as load on load.load_id > consumed.load_id
         group by all
         order by consumed.model
@@ -527,12 +527,12 @@ class _Again:
                 done.append(f"{relation.full_name}: its definition")
             for place, model in self._misplaced:
                 live.execute(
-                    "delete from staging.consumed_load where model = $1", [model]
+                    "delete from bookkeeping.watermark where model = $1", [model]
                 )
                 live.execute(
                     f"""
-                    insert into staging.consumed_load by name
-                    from {_shadow(place)}.staging.consumed_load
+                    insert into bookkeeping.watermark by name
+                    from {_shadow(place)}.bookkeeping.watermark
                     where model = $1
                     """,
                     [model],
@@ -540,7 +540,7 @@ class _Again:
                 done.append(f"{model}: its place, load {place}")
             # Another state than the one that readers have.
             live.execute(
-                "update staging.consumed_load set consumed_at = $1",
+                "update bookkeeping.watermark set consumed_at = $1",
                 [database.utc_now()],
             )
         return tuple(done)

@@ -15,7 +15,7 @@ import duckdb
 
 from ingest.store import database
 from ingest.store.database import WarehouseError
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.as_of import ANSWERS
 from orchestration.shadow.difference import (
@@ -193,9 +193,9 @@ def _attempt(
 def _plan(warehouse_path: Path, scope: Scope) -> _Plan:
     with database.open_for_reading(warehouse_path) as live:
         through_load = None
-        if columns(live, "current_database()", _CONSUMED_LOAD):
+        if columns(live, "current_database()", _WATERMARK):
             [[through_load]] = live.execute(
-                "select max(load_id) from staging.consumed_load"
+                "select max(load_id) from bookkeeping.watermark"
             ).fetchall()
         if through_load is None:
             raise WarehouseError(
@@ -205,7 +205,7 @@ def _plan(warehouse_path: Path, scope: Scope) -> _Plan:
         return _Plan(scope, through_load, _live_state(live, through_load))
 
 
-_CONSUMED_LOAD = Relation("", "staging", "consumed_load", "table", ())
+_WATERMARK = Relation("", "bookkeeping", "watermark", "table", ())
 
 
 def _live_state(
@@ -216,7 +216,7 @@ def _live_state(
         f"select count(*) from {live}raw.lms_event where load_id <= ?", [through_load]
     ).fetchall()
     consumed = connection.execute(
-        f"from {live}staging.consumed_load order by all"
+        f"from {live}bookkeeping.watermark order by all"
     ).fetchall()
     return events, consumed
 
@@ -290,7 +290,7 @@ def _choose_learners_without_events(
         f"""
         select columns.schema_name, columns.table_name
         from duckdb_columns() as columns
-        inner join {LIVE}.staging.consumed_load as consumed
+        inner join {LIVE}.bookkeeping.watermark as consumed
             on columns.table_name = consumed.model
         where
             columns.database_name = '{LIVE}'
@@ -395,8 +395,8 @@ def _models_where(connection: duckdb.DuckDBPyConnection, condition: str) -> list
     rows = connection.execute(
         f"""
         select derived.model
-        from staging.consumed_load as derived
-        left join {LIVE}.staging.consumed_load as live on derived.model = live.model
+        from bookkeeping.watermark as derived
+        left join {LIVE}.bookkeeping.watermark as live on derived.model = live.model
         where {condition}
         order by derived.model
         """

@@ -24,7 +24,8 @@ import duckdb
 from ingest.store import database, files
 from ingest.store.database import WarehouseError
 from orchestration.derive import dbt_runner
-from orchestration.derive.dbt_runner import Derivation, Relation
+from orchestration.derive.dbt_project import Relation
+from orchestration.derive.dbt_runner import Derivation
 from orchestration.shadow import difference
 from orchestration.shadow.difference import Difference
 from orchestration.shadow.shadow import LIVE
@@ -272,8 +273,8 @@ def _changed_rules(
         for (model,) in connection.execute(
             f"""
             select here.model
-            from staging.consumed_load as here
-            left join {LIVE}.staging.consumed_load as there using (model)
+            from bookkeeping.watermark as here
+            left join {LIVE}.bookkeeping.watermark as there using (model)
             where here.rule_fingerprint is distinct from there.rule_fingerprint
             """
         ).fetchall()

@@ -24,7 +24,7 @@ from ingest.store.database import (
 )
 from ingest.store.files import lock
 from orchestration.derive import dbt_runner
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive.dbt_project import Relation
 
 # The names under which a shadow sees the warehouse (as in dbt_project/profiles.yml),
 # and the warehouse a shadow.

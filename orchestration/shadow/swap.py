@@ -14,7 +14,7 @@ import duckdb
 
 from ingest.store import database
 from ingest.store.database import WarehouseError, first_line, transaction
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive.dbt_project import Relation
 from orchestration.shadow.difference import columns, definition, quoted
 from orchestration.shadow.shadow import SHADOW, Shadow
 from orchestration.snapshot import snapshot
@@ -87,15 +87,13 @@ def swap(
             )
             """
         )
-        live.execute(
-            f"create table {PREVIOUS}.consumed_load as from staging.consumed_load"
-        )
+        live.execute(f"create table {PREVIOUS}.watermark as from bookkeeping.watermark")
         if is_part:
             _swap_part(live, made)
         else:
             _swap_everything(live, made)
         live.execute(
-            f"create table {PREVIOUS}.consumed_after as from staging.consumed_load"
+            f"create table {PREVIOUS}.consumed_after as from bookkeeping.watermark"
         )
 
 
@@ -106,9 +104,9 @@ def _swap_part(live: duckdb.DuckDBPyConnection, made: Shadow) -> None:
         _put(live, relation, f"{SHADOW}.{quoted(relation)}")
     live.execute(
         f"""
-        update staging.consumed_load as live
+        update bookkeeping.watermark as live
         set rule_fingerprint = $1
-        from {SHADOW}.staging.consumed_load as derived
+        from {SHADOW}.bookkeeping.watermark as derived
         where
             live.model = derived.model
             and live.rule_fingerprint != derived.rule_fingerprint
@@ -129,12 +127,12 @@ def _swap_everything(live: duckdb.DuckDBPyConnection, made: Shadow) -> None:
         _make(live, relation, definition(live, f"'{SHADOW}'", relation))
     live.execute(
         f"""
-        delete from staging.consumed_load
-        where model in (select model from {SHADOW}.staging.consumed_load)
+        delete from bookkeeping.watermark
+        where model in (select model from {SHADOW}.bookkeeping.watermark)
         """
     )
     live.execute(
-        f"insert into staging.consumed_load by name from {SHADOW}.staging.consumed_load"
+        f"insert into bookkeeping.watermark by name from {SHADOW}.bookkeeping.watermark"
     )
 
 
@@ -160,7 +158,7 @@ def undo(warehouse_path: Path) -> Undone:
             is_part
             and live.execute(
                 "select model, load_id, rule_fingerprint, consumed_at "
-                "from staging.consumed_load except "
+                "from bookkeeping.watermark except "
                 "select model, load_id, rule_fingerprint, consumed_at "
                 f"from {PREVIOUS}.consumed_after"
             ).fetchall()
@@ -171,9 +169,9 @@ def undo(warehouse_path: Path) -> Undone:
                 "rebuild` derives everything by today's rules"
             )
         tables = _put_back(live, is_part=is_part)
-        live.execute("delete from staging.consumed_load")
+        live.execute("delete from bookkeeping.watermark")
         live.execute(
-            f"insert into staging.consumed_load by name from {PREVIOUS}.consumed_load"
+            f"insert into bookkeeping.watermark by name from {PREVIOUS}.watermark"
         )
         live.execute(f"drop schema {PREVIOUS} cascade")
     snapshot.publish_again(warehouse_path)

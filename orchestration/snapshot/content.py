@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from ingest.store.database import sql_path, transaction
-from orchestration.derive.bookkeeping import LAYERS, quoted_list
+from orchestration.derive.bookkeeping import quoted_list, schemas
 
 # Names in the connection that publishes.
 LIVE = "_live_"
@@ -41,7 +41,9 @@ _RAW = {
     "dead_letter": "* exclude (line)",
 }
 
-_OF_LAYERS = f"schema_name in ({quoted_list(LAYERS)})"
+
+def _is_derived() -> str:
+    return f"schema_name in ({quoted_list(schemas())})"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def write(
     tables = _tables(connection, stand.load_id)
     connection.execute(f"attach {sql_path(path)} as {NEW}")
     with transaction(connection):
-        for schema in ("raw", "published", *LAYERS):
+        for schema in ("raw", "published", *schemas()):
             connection.execute(f"create schema {NEW}.{schema}")
         for table in tables:
             _copy(connection, table)
@@ -132,12 +134,12 @@ def _finish(connection: duckdb.DuckDBPyConnection) -> None:
 def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]:
     derived = connection.execute(
         "select schema_name, table_name from duckdb_tables() "
-        f"where database_name = '{LIVE}' and {_OF_LAYERS}"
+        f"where database_name = '{LIVE}' and {_is_derived()}"
     ).fetchall()
     try:
         keys = dict(
             connection.execute(
-                f"select model, row_key from {LIVE}.staging.consumed_load"
+                f"select model, row_key from {LIVE}.bookkeeping.watermark"
             ).fetchall()
         )
     except duckdb.BinderException:
@@ -190,10 +192,10 @@ def _shape(
         from duckdb_columns()
         where
             database_name = '{database}'
-            and ({_OF_LAYERS} or ({raw} and column_name != 'line'))
+            and ({_is_derived()} or ({raw} and column_name != 'line'))
         union all
         select schema_name, table_name, '', 'table' from duckdb_tables()
-        where database_name = '{database}' and ({_OF_LAYERS} or {raw})
+        where database_name = '{database}' and ({_is_derived()} or {raw})
         order by all
         """
     ).fetchall()
@@ -286,7 +288,7 @@ def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"use {NEW}")
     for schema, view in connection.execute(
         "select schema_name, view_name from duckdb_views() "
-        f"where database_name = '{NEW}' and {_OF_LAYERS}"
+        f"where database_name = '{NEW}' and {_is_derived()}"
     ).fetchall():
         connection.execute(f'drop view "{schema}"."{view}"')
     while to_make:
@@ -306,6 +308,6 @@ def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
 def _views(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
     found = connection.execute(
         "select sql from duckdb_views() "
-        f"where database_name = '{database}' and {_OF_LAYERS} order by sql"
+        f"where database_name = '{database}' and {_is_derived()} order by sql"
     ).fetchall()
     return [sql for (sql,) in found]

@@ -218,13 +218,13 @@ def _described(
 def _derived_through(connection: duckdb.DuckDBPyConnection) -> int:
     """The load up to which every model has taken in all."""
     if not connection.execute(
-        "from duckdb_tables() where database_name = $1 and schema_name = 'staging' "
-        "and table_name = 'consumed_load'",
+        "from duckdb_tables() where database_name = $1 and schema_name = 'bookkeeping' "
+        "and table_name = 'watermark'",
         [LIVE],
     ).fetchall():
         raise WarehouseError("nothing was derived yet; run `warehouse refresh`")
     [[load_id]] = connection.execute(
-        f"select coalesce(min(load_id), 0) from {LIVE}.staging.consumed_load"
+        f"select coalesce(min(load_id), 0) from {LIVE}.bookkeeping.watermark"
     ).fetchall()
     return int(load_id)
 

@@ -273,7 +273,7 @@ def copy_of(warehouse: Path, folder: Path) -> Warehouse:
 
 def derived(warehouse: Warehouse) -> dict[str, Any]:
     """Every derived row, and how far each model has come."""
-    query = "select model, load_id from staging.consumed_load order by model"
+    query = "select model, load_id from bookkeeping.watermark order by model"
     return {**warehouse.state(), "places": pd.DataFrame(warehouse.records(query))}
 
 

@@ -481,7 +481,7 @@ def test_order_batches_repetition_and_lateness_do_not_change_a_row(
 
 def all_rows(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
     """What `state` has, with `load_id` and how far each model has come."""
-    tables = [*warehouse.state(), "staging.consumed_load"]
+    tables = [*warehouse.state(), "bookkeeping.watermark"]
     return {name: warehouse.rows(f"from {name} order by all") for name in tables}
 
 
@@ -557,16 +557,16 @@ def test_a_model_derived_alone_misses_nothing_of_what_comes_after(
     warehouse.land(first)
     warehouse.refresh()
     warehouse.land(second)
-    warehouse.refresh(select=["class_signal", "user_signal_total"])
+    warehouse.refresh(select=["prj_class_signal", "prj_user_signal_total"])
     warehouse.refresh()
     assert_same_state(warehouse.state(), dense.state())
 
 
-@pytest.mark.parametrize("model", ["prj_quiz_result", "class_signal"])
+@pytest.mark.parametrize("model", ["prj_quiz_result", "prj_class_signal"])
 def test_a_model_whose_place_is_lost_starts_over(
     dense: Warehouse, copy: Warehouse, model: str
 ) -> None:
-    copy.execute(f"delete from staging.consumed_load where model = '{model}'")
+    copy.execute(f"delete from bookkeeping.watermark where model = '{model}'")
     copy.refresh()
     assert_same_state(copy.state(), dense.state())
 

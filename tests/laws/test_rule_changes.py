@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.derive import dbt_runner
+from orchestration.derive import dbt_project, dbt_runner
 from tests.support.builders import Warehouse, ping
 
 
@@ -14,9 +14,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the dbt project, to be edited."""
     project = tmp_path / "dbt_project"
     shutil.copytree(
-        dbt_runner.DBT_PROJECT, project, ignore=shutil.ignore_patterns("target", "logs")
+        dbt_project.DBT_PROJECT,
+        project,
+        ignore=shutil.ignore_patterns("target", "logs"),
     )
-    monkeypatch.setattr(dbt_runner, "DBT_PROJECT", project)
+    monkeypatch.setattr(dbt_project, "DBT_PROJECT", project)
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
     return project
 
@@ -58,17 +60,18 @@ def test_an_edit_above_a_model_starts_it_over(
 def test_a_comment_in_one_model_leaves_the_others_as_they_are(
     project: Path, warehouse: Warehouse
 ) -> None:
-    fingerprints = "select model, rule_fingerprint from staging.consumed_load"
+    fingerprints = "select model, rule_fingerprint from bookkeeping.watermark"
     warehouse.land([ping("e1")])
     warehouse.refresh()
     before = dict(warehouse.rows(fingerprints))
 
-    edit(project / "models/signals/course_signal.sql", "with\n", "-- Edited.\nwith\n")
+    model = project / "models/projections/prj_course_signal.sql"
+    edit(model, "with\n", "-- Edited.\nwith\n")
     warehouse.refresh()
 
     after = dict(warehouse.rows(fingerprints))
     assert {model for model in after if after[model] != before[model]} == {
-        *("course_signal", "user_signal_total")
+        *("prj_course_signal", "prj_user_signal_total")
     }
 
 

@@ -38,7 +38,6 @@ NOW = "2026-03-12 00:00:00"
 # What a load was, not what the events say: batching may change it.
 ABOUT_LOADS = ("v_load_outcome", "v_dead_letter_summary")
 ALL_MODELS = ("resource_type:model", "resource_type:seed")
-DERIVED_SCHEMAS = ("projections", "signals", "progress", "monitoring", "analytics")
 
 
 def examples(few: int) -> int:
@@ -270,16 +269,16 @@ class Warehouse:
 
     def _makes(self, variables: Json) -> tuple[Any, ...] | None:
         """What views and seeds are, and are made from; None if one is not there."""
-        from orchestration.derive import bookkeeping, dbt_runner
+        from orchestration.derive import bookkeeping, dbt_project
 
-        project = bookkeeping.project_fingerprint(dbt_runner._project_files())
+        edition = bookkeeping.project_fingerprint(dbt_project.files())
         try:
             with open_for_reading(self.path) as connection:
                 [[name]] = connection.execute("select current_database()").fetchall()
                 made = bookkeeping.made_fingerprint(connection, name)
         except (WarehouseError, duckdb.CatalogException):
             return None
-        return variables, project, made
+        return variables, edition, made
 
     def execute(self, statement: str) -> None:
         with open_for_writing(self.path) as connection:
@@ -318,12 +317,15 @@ class Warehouse:
 
     def state(self) -> dict[str, pd.DataFrame]:
         """Every derived table and view that is not about loads."""
+        from orchestration.derive import dbt_project
+
         names = self.rows(
             f"""
             select table_schema || '.' || table_name
             from information_schema.tables
             where
-                table_schema in {DERIVED_SCHEMAS}
+                table_schema in {tuple(dbt_project.layers())}
+                and table_schema != 'staging'
                 and table_name not in {ABOUT_LOADS}
             order by all
             """

@@ -8,7 +8,7 @@ final as (
         awards.awarded_at,
         badges.points,
         awards.source_event_ids
-    from {{ ref('badge_award') }} as awards
+    from {{ ref('prj_badge_award') }} as awards
     inner join {{ ref('badge') }} as badges on awards.badge = badges.badge
 
 )

@@ -2,7 +2,7 @@ with
 
 steps as (
 
-    select * from {{ ref('prj_course_step') }}
+    select * from {{ ref('catalogue_course_step') }}
 
 ),
 
@@ -12,7 +12,7 @@ completions as (
         signals.user_id,
         steps.course_id,
         steps.step
-    from {{ ref('class_signal') }} as signals
+    from {{ ref('prj_class_signal') }} as signals
     inner join steps on signals.class_id = steps.class_id
     where signals.type = 'STEP_COMPLETED'
 
@@ -56,7 +56,7 @@ started as (
     select
         course_id,
         count(*) as started_count
-    from {{ ref('prj_course_activity') }}
+    from {{ ref('course_activity') }}
     group by course_id
 
 ),

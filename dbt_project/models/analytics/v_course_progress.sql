@@ -6,8 +6,8 @@ steps as (
         steps.course_id,
         signals.user_id,
         count(*) as steps_completed
-    from {{ ref('prj_course_step') }} as steps
-    inner join {{ ref('class_signal') }} as signals
+    from {{ ref('catalogue_course_step') }} as steps
+    inner join {{ ref('prj_class_signal') }} as signals
         on steps.class_id = signals.class_id
     where signals.type = 'STEP_COMPLETED'
     group by steps.course_id, signals.user_id
@@ -19,7 +19,7 @@ courses as (
     select
         course_id,
         count(*) as steps_total
-    from {{ ref('prj_course_step') }}
+    from {{ ref('catalogue_course_step') }}
     group by course_id
 
 ),
@@ -44,13 +44,13 @@ progress as (
         activity.started_at,
         activity.last_event_at,
         completed.occurred_at as completed_at
-    from {{ ref('prj_course_activity') }} as activity
+    from {{ ref('course_activity') }} as activity
     left join courses on activity.course_id = courses.course_id
     left join steps
         on
             activity.user_id = steps.user_id
             and activity.course_id = steps.course_id
-    left join {{ ref('course_signal') }} as completed
+    left join {{ ref('prj_course_signal') }} as completed
         on
             activity.user_id = completed.user_id
             and activity.course_id = completed.course_id

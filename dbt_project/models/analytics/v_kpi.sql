@@ -71,8 +71,8 @@ streaks as (
 signals as (
 
     select
-        (select count(*) from {{ ref('class_signal') }})
-        + (select count(*) from {{ ref('course_signal') }}) as signal_count,
+        (select count(*) from {{ ref('prj_class_signal') }})
+        + (select count(*) from {{ ref('prj_course_signal') }}) as signal_count,
         (select count(*) from {{ ref('v_orphan_signal') }}) as orphan_count
 
 ),

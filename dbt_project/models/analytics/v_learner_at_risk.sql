@@ -11,7 +11,7 @@ classes as (
     select
         class_id,
         course_id
-    from {{ ref('prj_class') }}
+    from {{ ref('catalogue_class') }}
     where is_retired = 0
 
 ),
@@ -26,7 +26,7 @@ inactive as (
         concat('no event for ', rules.after_days, ' days and longer') as detail,
         {{ sorted_array(['activity.last_event_id']) }} as source_event_ids
     from {{ ref('v_course_progress') }} as progress
-    inner join {{ ref('prj_course_activity') }} as activity
+    inner join {{ ref('course_activity') }} as activity
         on
             progress.user_id = activity.user_id
             and progress.course_id = activity.course_id

@@ -8,7 +8,7 @@ skill_steps as (
         skills.class_id,
         count(*) over (partition by skills.skill_id) as steps_total
     from {{ ref('stg_class_skill') }} as skills
-    inner join {{ ref('prj_course_step') }} as steps
+    inner join {{ ref('catalogue_course_step') }} as steps
         on skills.class_id = steps.class_id
 
 ),
@@ -24,7 +24,7 @@ final as (
     from skill_steps
     inner join {{ ref('prj_class_activity') }} as activity
         on skill_steps.class_id = activity.class_id
-    left join {{ ref('class_signal') }} as signals
+    left join {{ ref('prj_class_signal') }} as signals
         on
             activity.user_id = signals.user_id
             and activity.class_id = signals.class_id

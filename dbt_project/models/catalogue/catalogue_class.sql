@@ -1,10 +1,8 @@
-{{ config(materialized='view', pre_hook=[], post_hook=[]) }}
-
 with
 
 versions as (
 
-    select * from {{ ref('stg_catalogue_class') }}
+    select * from {{ ref('catalogue_class_version') }}
     where valid_from <= {{ now() }}
 
 ),

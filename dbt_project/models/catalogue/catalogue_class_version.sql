@@ -12,7 +12,7 @@ classes as (
         snapshots.valid_from,
         snapshots.valid_to
     from {{ source('raw', 'catalogue') }} as catalogue
-    inner join {{ ref('stg_catalogue_snapshot') }} as snapshots
+    inner join {{ ref('catalogue_snapshot') }} as snapshots
         on catalogue.load_id = snapshots.load_id
 
 ),

@@ -8,7 +8,7 @@ tracked_classes as (
         snapshots.valid_from,
         snapshots.valid_to
     from {{ source('raw', 'catalogue') }} as catalogue
-    inner join {{ ref('stg_catalogue_snapshot') }} as snapshots
+    inner join {{ ref('catalogue_snapshot') }} as snapshots
         on catalogue.load_id = snapshots.load_id
     where catalogue.has_video = 1 or catalogue.has_quiz = 1
 

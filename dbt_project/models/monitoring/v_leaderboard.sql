@@ -27,7 +27,7 @@ totals as (
             + totals.course_completed_count * xp.course_completed_xp
             as bigint
         ) as total_xp
-    from {{ ref('user_signal_total') }} as totals
+    from {{ ref('prj_user_signal_total') }} as totals
     cross join xp
 
 ),

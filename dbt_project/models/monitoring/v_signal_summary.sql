@@ -9,7 +9,7 @@ final as (
         step_completed_count,
         course_completed_count,
         last_signal_at
-    from {{ ref('user_signal_total') }}
+    from {{ ref('prj_user_signal_total') }}
 
 )
 

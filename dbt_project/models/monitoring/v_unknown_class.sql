@@ -15,7 +15,7 @@ final as (
         min(activity.first_event_at) as first_event_at,
         max(activity.last_event_at) as last_event_at
     from activity
-    left join {{ ref('prj_class') }} as classes
+    left join {{ ref('catalogue_class') }} as classes
         on activity.class_id = classes.class_id
     where classes.class_id is null
     group by activity.class_id

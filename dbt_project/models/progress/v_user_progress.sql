@@ -21,7 +21,7 @@ final as (
         on activity.user_id = videos.user_id and activity.class_id = videos.class_id
     left join {{ ref('prj_quiz_result') }} as quizzes
         on activity.user_id = quizzes.user_id and activity.class_id = quizzes.class_id
-    left join {{ ref('prj_class') }} as classes
+    left join {{ ref('catalogue_class') }} as classes
         on activity.class_id = classes.class_id
 
 )

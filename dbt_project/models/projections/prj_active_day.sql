@@ -11,7 +11,7 @@ events as (
         event_id as first_event_id,
         load_id
     from {{ ref('stg_event') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

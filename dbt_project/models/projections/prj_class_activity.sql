@@ -8,7 +8,7 @@ with
 events as (
 
     select * from {{ ref('stg_event') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

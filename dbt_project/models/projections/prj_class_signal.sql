@@ -34,13 +34,13 @@ touched as (
         user_id,
         class_id
     from videos
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
     union
     select
         user_id,
         class_id
     from quizzes
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 
@@ -81,7 +81,7 @@ step_moments as (
             as quiz_event_id,
         parts.load_id
     from parts
-    inner join {{ ref('stg_catalogue_class') }} as versions
+    inner join {{ ref('catalogue_class_version') }} as versions
         on parts.class_id = versions.class_id
     where
         (versions.has_video = 1 or versions.has_quiz = 1)

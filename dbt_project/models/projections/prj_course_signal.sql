@@ -4,7 +4,7 @@ with
 
 steps as (
 
-    select * from {{ ref('class_signal') }}
+    select * from {{ ref('prj_class_signal') }}
     where type = 'STEP_COMPLETED'
 
 ),
@@ -15,9 +15,9 @@ touched as (
         steps.user_id,
         courses.course_id
     from steps
-    inner join {{ ref('stg_catalogue_course_class') }} as courses
+    inner join {{ ref('catalogue_course_version') }} as courses
         on steps.class_id = courses.class_id
-    where steps.load_id > {{ place() }}
+    where steps.load_id > {{ watermark() }}
 
 ),
 
@@ -32,7 +32,7 @@ course_moments as (
         {{ union_of_arrays('steps.source_event_ids') }} as source_event_ids,
         max(steps.load_id) as load_id
     from touched
-    inner join {{ ref('stg_catalogue_course_class') }} as courses
+    inner join {{ ref('catalogue_course_version') }} as courses
         on touched.course_id = courses.course_id
     inner join steps
         on touched.user_id = steps.user_id and courses.class_id = steps.class_id

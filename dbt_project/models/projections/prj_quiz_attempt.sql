@@ -15,7 +15,7 @@ submissions as (
         }) }} as submission,
         load_id
     from {{ ref('stg_quiz_submission') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

@@ -10,7 +10,7 @@ submissions as (
         -- Exact, so that the order of adding cannot show; NULL past 10^17 points.
         try_cast(score as decimal(24, 6)) as exact_score
     from {{ ref('stg_quiz_submission') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

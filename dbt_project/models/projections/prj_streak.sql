@@ -8,7 +8,7 @@ touched as (
 
     select distinct user_id
     from {{ ref('prj_active_day') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

@@ -9,21 +9,21 @@ all_signals as (
         type,
         occurred_at,
         load_id
-    from {{ ref('class_signal') }}
+    from {{ ref('prj_class_signal') }}
     union all
     select
         user_id,
         type,
         occurred_at,
         load_id
-    from {{ ref('course_signal') }}
+    from {{ ref('prj_course_signal') }}
 
 ),
 
 touched as (
 
     select distinct user_id from all_signals
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

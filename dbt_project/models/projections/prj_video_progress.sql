@@ -5,7 +5,7 @@ with
 pings as (
 
     select * from {{ ref('stg_video_ping') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

@@ -17,7 +17,7 @@ pings as (
         playback_rate,
         load_id
     from {{ ref('stg_video_ping') }}
-    where load_id > {{ place() }}
+    where load_id > {{ watermark() }}
 
 ),
 

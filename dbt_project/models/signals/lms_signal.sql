@@ -1,5 +1,3 @@
-{{ config(materialized='view', pre_hook=[], post_hook=[]) }}
-
 with
 
 all_signals as (
@@ -13,7 +11,7 @@ all_signals as (
         source_event_ids,
         load_id,
         class_id as step_or_course_id
-    from {{ ref('class_signal') }}
+    from {{ ref('prj_class_signal') }}
 
     union all
 
@@ -26,7 +24,7 @@ all_signals as (
         source_event_ids,
         load_id,
         course_id as step_or_course_id
-    from {{ ref('course_signal') }}
+    from {{ ref('prj_course_signal') }}
 
 ),
 

@@ -2,7 +2,7 @@
     row that breaks a condition, which `broken` names. As in a check constraint, a
     condition that is NULL holds: say `is not null` where it must not be. One pass over
     the rows, and one test instead of two. -#}
-{% test sound_rows(model, columns, conditions) %}
+{% test key_and_conditions(model, columns, conditions) %}
 
 select
     {{ columns | join(', ') }},

@@ -260,7 +260,7 @@ def test_the_walk_through_adds_a_version_and_a_type(dbt: None, copy: Copy) -> No
     about_the_type = {path for path in written if "task_submit" in path}
     assert written - about_the_type == {
         *listed.split(),
-        "dbt_project/seeds/event_type.csv",
+        "dbt_project/seeds/staging/event_type.csv",
     }
 
     fixtures = re.findall(

@@ -22,7 +22,7 @@ from tests.support.builders import ping, quiz, write_lines
 
 PROJECT = Path(__file__).parents[3]
 LAYERS = {
-    *("landing", "raw", "staging", "projections"),
+    *("landing", "raw", "catalogue", "staging", "projections"),
     *("signals", "progress", "monitoring", "analytics", "published", "outbox"),
 }
 
@@ -137,7 +137,7 @@ def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
     assert "| u2 | c1 | k1 |" in progress["sample"].value
     assert "CREATE VIEW progress.v_user_progress" in progress["sql"].value
     assert "seconds" not in progress
-    assert "seconds" in again[dg.AssetKey(["signals", "class_signal"])]
+    assert "seconds" in again[dg.AssetKey(["projections", "prj_class_signal"])]
 
 
 def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
@@ -158,7 +158,7 @@ def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
     assert not result.success
     fresh = {key.path[-1] for key in materialized(result)}
     assert {"prj_video_progress", "stg_event", "v_load_outcome"} <= fresh
-    assert not {"v_user_progress", "class_signal", "v_leaderboard"} & fresh
+    assert not {"v_user_progress", "prj_class_signal", "v_leaderboard"} & fresh
 
 
 def test_a_rebuild_run_gives_the_same_answer(

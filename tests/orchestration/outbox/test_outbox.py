@@ -396,7 +396,7 @@ def test_a_field_may_come_and_a_new_version_may_do_anything() -> None:
 
 
 def test_every_signal_type_is_published() -> None:
-    seed = Path(__file__).parents[3] / "dbt_project" / "seeds" / "signal_type.csv"
+    seed = Path(__file__).parents[3] / "dbt_project/seeds/signals/signal_type.csv"
     types = [line.split(",")[0] for line in seed.read_text().splitlines()[1:]]
 
     assert list(integration_events.newest()) == types

@@ -138,7 +138,7 @@ def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
         assert table["load_id"] == 4
     assert len(found["tables"]) >= 9
     assert found["notes"][0].startswith(
-        "class_signal stands at load 4: 1 load with 1 event behind"
+        "prj_class_signal stands at load 4: 1 load with 1 event behind"
     )
     lines = found["lines"]
     assert (lines["lines_read"], lines["events"], lines["unaccounted"]) == (9, 7, 0)
@@ -160,10 +160,10 @@ DAMAGE = {
         "best_score is 9.0 and should be 3.0",
     ),
     "a row is made up": (
-        "insert into signals.class_signal by name "
-        "select * replace ('u9' as user_id) from signals.class_signal "
+        "insert into projections.prj_class_signal by name "
+        "select * replace ('u9' as user_id) from projections.prj_class_signal "
         "where user_id = 'u3' and type = 'VIDEO_COMPLETED'",
-        "signals.class_signal: extra: user_id 'u9', class_id 'c2', "
+        "projections.prj_class_signal: extra: user_id 'u9', class_id 'c2', "
         "type 'VIDEO_COMPLETED'",
     ),
     "a source event is removed": (
@@ -189,28 +189,29 @@ DAMAGE = {
         "raw.load: in total 2 lines are unaccounted for",
     ),
     "a place is moved back": (
-        "update staging.consumed_load set load_id = 2 "
+        "update bookkeeping.watermark set load_id = 2 "
         "where model = 'prj_class_activity'",
         "projections.prj_class_activity: it stands at load 2 and "
         "has rows of load 4: that would be taken in twice",
     ),
     "a place is moved past the newest load": (
-        "update staging.consumed_load set load_id = 40 "
-        "where model = 'user_signal_total'",
-        "signals.user_signal_total: it stands at load 40, and the "
+        "update bookkeeping.watermark set load_id = 40 "
+        "where model = 'prj_user_signal_total'",
+        "projections.prj_user_signal_total: it stands at load 40, and the "
         "newest is 4: the loads between would be skipped",
     ),
     "a place is forgotten": (
-        "delete from staging.consumed_load where model = 'course_signal'",
-        "signals.course_signal: it has no place: the next refresh starts it over",
+        "delete from bookkeeping.watermark where model = 'prj_course_signal'",
+        "projections.prj_course_signal: it has no place: the next refresh starts it "
+        "over",
     ),
     "a table is dropped": (
         "drop table projections.prj_user_quarter_hour",
         "projections.prj_user_quarter_hour: the table is not there",
     ),
     "a table gets a column": (
-        "alter table signals.course_signal add column note varchar",
-        "signals.course_signal: other columns: note VARCHAR",
+        "alter table projections.prj_course_signal add column note varchar",
+        "projections.prj_course_signal: other columns: note VARCHAR",
     ),
     "a seed is edited": (
         "update signals.signal_type set xp = 1 where type = 'QUIZ_PASSED'",
@@ -252,7 +253,10 @@ def test_what_was_left_alone_agrees(found: Reconciliation) -> None:
         table.table: (table.live_hash, table.derived_hash) for table in found.tables
     }
     assert hashes["staging.event_type"][0] == hashes["staging.event_type"][1]
-    assert hashes["signals.class_signal"][0] != hashes["signals.class_signal"][1]
+    assert (
+        hashes["projections.prj_class_signal"][0]
+        != hashes["projections.prj_class_signal"][1]
+    )
     [quizzes] = [t for t in found.tables if t.table == "projections.prj_quiz_result"]
     assert (quizzes.added, quizzes.gone, quizzes.changed) == (0, 0, 1)
 
@@ -277,7 +281,7 @@ def test_a_repair_gives_back_what_was_derived(warehouse: Warehouse) -> None:
     assert found.agrees, found.problems
     assert "projections.prj_quiz_result: 1 key" in found.repaired
     assert "progress.v_user_progress: its definition" in found.repaired
-    assert "user_signal_total: its place, load 4" in found.repaired
+    assert "prj_user_signal_total: its place, load 4" in found.repaired
     assert refresh(warehouse) == {}
     assert_same_state(warehouse.state(), sound)
 
@@ -344,10 +348,15 @@ def test_the_job_runs_once_a_day_and_no_other_job_does_its_work() -> None:
 
 
 def places(warehouse: Warehouse) -> dict[str, int]:
-    return dict(warehouse.rows("select model, load_id from staging.consumed_load"))
+    return dict(warehouse.rows("select model, load_id from bookkeeping.watermark"))
 
 
-POISONED = {"prj_video_progress", "class_signal", "course_signal", "user_signal_total"}
+POISONED = {
+    "prj_video_progress",
+    "prj_class_signal",
+    "prj_course_signal",
+    "prj_user_signal_total",
+}
 
 
 def test_a_poison_row_holds_up_one_projection_and_is_named(

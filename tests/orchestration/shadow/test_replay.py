@@ -33,8 +33,8 @@ from hypothesis import strategies as st
 
 from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
 from orchestration.cli import main
-from orchestration.derive import dbt_runner
-from orchestration.derive.dbt_runner import Relation
+from orchestration.derive import dbt_project
+from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.as_of import ANSWERS, as_of
 from orchestration.shadow.replay import NothingMatches, Replay, Scope, replay
@@ -60,10 +60,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     changes takes 0.5 s, another project 5."""
     folder = tmp_path_factory.mktemp("project") / "dbt_project"
     shutil.copytree(
-        dbt_runner.DBT_PROJECT, folder, ignore=shutil.ignore_patterns("target", "logs")
+        dbt_project.DBT_PROJECT, folder, ignore=shutil.ignore_patterns("target", "logs")
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dbt_runner, "DBT_PROJECT", folder)
+        patch.setattr(dbt_project, "DBT_PROJECT", folder)
         patch.setenv("DBT_TARGET_PATH", str(folder / "target"))
         yield folder
 
@@ -96,15 +96,15 @@ def tables_of(warehouse: Warehouse) -> Tables:
             """
             select schema_name || '.' || table_name
             from duckdb_tables()
-            where schema_name in ('projections', 'signals', 'staging')
+            where schema_name in ('projections', 'signals', 'staging', 'bookkeeping')
             order by all
             """
         ).fetchall()
         tables = {
             name: connection.execute(f"from {name}").fetchall() for (name,) in names
         }
-    consumed = tables["staging.consumed_load"]
-    tables["staging.consumed_load"] = [row[:3] for row in consumed]  # not when
+    consumed = tables["bookkeeping.watermark"]
+    tables["bookkeeping.watermark"] = [row[:3] for row in consumed]  # not when
     return {name: sorted(rows, key=repr) for name, rows in tables.items()}
 
 
@@ -272,8 +272,8 @@ def test_what_a_part_cannot_put_right_everything_does(
     warehouse.execute(
         """
         delete from projections.prj_quiz_result where load_id > 3;
-        update staging.consumed_load set load_id = 3 where model = 'prj_quiz_result';
-        drop table signals.user_signal_total
+        update bookkeeping.watermark set load_id = 3 where model = 'prj_quiz_result';
+        drop table projections.prj_user_signal_total
         """
     )
     with pytest.raises(WarehouseError, match="prj_quiz_result stand behind"):
@@ -284,7 +284,7 @@ def test_what_a_part_cannot_put_right_everything_does(
     assert tables_of(warehouse) == tables_of(refreshed)
     undo(warehouse.path)
     assert tables_of(warehouse).keys() == tables_of(refreshed).keys() - {
-        "signals.user_signal_total"
+        "projections.prj_user_signal_total"
     }
 
 
@@ -302,9 +302,13 @@ UPSIDE_DOWN = (
     "order by total_xp desc",
     "order by total_xp",
 )
-MORE_XP = ("seeds/signal_type.csv", "VIDEO_COMPLETED,1,50", "VIDEO_COMPLETED,1,70")
+MORE_XP = (
+    "seeds/signals/signal_type.csv",
+    "VIDEO_COMPLETED,1,50",
+    "VIDEO_COMPLETED,1,70",
+)
 TWICE = (
-    "models/signals/user_signal_total.sql",
+    "models/projections/prj_user_signal_total.sql",
     "select * from final",
     "select * from final union all select * from final",
 )
@@ -362,7 +366,7 @@ def test_after_rules_changed_a_replay_equals_a_rebuild_and_can_be_put_back(
     later.execute(
         """
         delete from projections.prj_video_progress;
-        update staging.consumed_load set load_id = load_id + 1
+        update bookkeeping.watermark set load_id = load_id + 1
         """
     )
     for undone in (part, everything, later):
@@ -379,7 +383,7 @@ def test_what_fails_its_tests_is_not_swapped_in(
     before = refreshed.path.read_bytes()
     with (
         edited(project, *TWICE),
-        pytest.raises(WarehouseError, match="user_signal_total_has_a_unique_key"),
+        pytest.raises(WarehouseError, match="prj_user_signal_total_has_a_unique_key"),
     ):
         replayed(refreshed, apply=True)
     assert refreshed.path.read_bytes() == before
@@ -408,7 +412,7 @@ def after_deriving(does: Callable[[], object]) -> Iterator[None]:
 def test_a_refresh_in_the_meantime_is_not_lost(
     refreshed: Warehouse, all_taken_in: Warehouse, tmp_path: Path
 ) -> None:
-    broken = "delete from signals.class_signal where user_id = 'u1'"
+    broken = "delete from projections.prj_class_signal where user_id = 'u1'"
     warehouse = copied(refreshed, tmp_path / "copy")
     warehouse.execute(broken)
     later = copied(all_taken_in, tmp_path / "later")
@@ -427,7 +431,7 @@ def test_an_erasure_in_the_meantime_is_not_undone_by_the_swap(
 ) -> None:
     monkeypatch.setattr("orchestration.shadow.replay.ATTEMPTS", 1)
     warehouse = copied(refreshed, tmp_path / "copy")
-    warehouse.execute("delete from signals.class_signal where user_id = 'u1'")
+    warehouse.execute("delete from projections.prj_class_signal where user_id = 'u1'")
     before = tables_of(warehouse)
 
     with (
@@ -583,7 +587,7 @@ def damaged(refreshed: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> D
     warehouse = copied(refreshed, tmp_path_factory.mktemp("damaged") / "warehouse")
     warehouse.execute(
         """
-        delete from signals.class_signal where user_id = 'u1';
+        delete from projections.prj_class_signal where user_id = 'u1';
         update projections.prj_video_progress set max_position_sec = 7
         """
     )
@@ -591,7 +595,7 @@ def damaged(refreshed: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> D
     relations = [
         Relation("", schema, name, "incremental", ())
         for schema, name in (table.split(".") for table in tables_of(refreshed))
-        if name != "consumed_load"
+        if name != "watermark"
     ]
     return Damaged(
         warehouse,
@@ -709,10 +713,10 @@ def at_hand(
         f"""
         update projections.prj_video_progress set max_position_sec = 7.5
         where user_id = 'u1' and class_id = '{class_id}';
-        delete from signals.class_signal
+        delete from projections.prj_class_signal
         where
             user_id = 'u1' and class_id = '{class_id}' and type = 'VIDEO_COMPLETED';
-        insert into signals.course_signal by name
+        insert into projections.prj_course_signal by name
         select 'COURSE_COMPLETED' as type, 'u1' as user_id, 'k99' as course_id
         """
     )
@@ -765,8 +769,8 @@ def test_the_command_shows_each_difference_and_swaps_only_on_demand(
         if each["examples"]
     } == {
         "projections.prj_video_progress": (0, 0, 1),
-        "signals.class_signal": (1, 0, 0),
-        "signals.course_signal": (0, 1, 0),
+        "projections.prj_class_signal": (1, 0, 0),
+        "projections.prj_course_signal": (0, 1, 0),
         "progress.v_user_progress": (0, 0, 1),
         "signals.lms_signal": (1, 1, 0),
     }
@@ -778,7 +782,7 @@ def test_the_command_shows_each_difference_and_swaps_only_on_demand(
     changed = examples["prj_video_progress", "changed"]
     assert changed["key"] == {"user_id": "u1", "class_id": class_id}
     assert changed["columns"] == {"max_position_sec": [7.5, position]}
-    gone = examples["course_signal", "gone"]
+    gone = examples["prj_course_signal", "gone"]
     assert gone["key"] == {"user_id": "u1", "course_id": "k99"}
     assert gone["columns"] == {"type": ["COURSE_COMPLETED", None]}
     added = examples["lms_signal", "added"]
@@ -806,7 +810,7 @@ def test_what_cannot_be_replayed_is_said_in_one_line(
         "--as-of", "2026-03-10T10:00:00"
     )
     assert "nothing to undo" in error_of("--undo")
-    at_hand.execute("drop table staging.consumed_load")
+    at_hand.execute("drop table bookkeeping.watermark")
     assert "nothing is derived yet" in error_of()
     monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "nowhere.duckdb"))
     assert "no warehouse there" in error_of()
@@ -836,7 +840,9 @@ def test_the_jobs_answer_in_their_metadata(at_hand: Warehouse) -> None:
     with dg.instance_for_test() as instance:
         found = run("replay", "replay_scope", user=["u1"], apply=True)
         assert found["applied"]
-        assert "| signals.course_signal | 0 | 0 | 1 | 0 |" in found["difference"]
+        assert (
+            "| projections.prj_course_signal | 0 | 0 | 1 | 0 |" in found["difference"]
+        )
         assert "max_position_sec: 7.5 -> " in found["examples"]
         undone = run("replay", "replay_scope", undo=True)
         assert undone["undone"] == "user u1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ingest.store.database import WarehouseError
-from orchestration.derive import dbt_runner
+from orchestration.derive import dbt_project
 from orchestration.shadow import sandbox
 from orchestration.snapshot import snapshot
 from serving import published
@@ -23,9 +23,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the dbt project, to be edited."""
     copy = tmp_path / "dbt_project"
     shutil.copytree(
-        dbt_runner.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target")
+        dbt_project.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target")
     )
-    monkeypatch.setattr(dbt_runner, "DBT_PROJECT", copy)
+    monkeypatch.setattr(dbt_project, "DBT_PROJECT", copy)
     return copy
 
 
@@ -73,8 +73,12 @@ def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
     by_table = {each.table: each for each in found.differences}
     assert by_table.keys() == {
         *("progress.v_user_progress", "projections.prj_video_progress"),
-        *("signals.class_signal", "signals.course_signal", "signals.lms_signal"),
-        "signals.user_signal_total",
+        *(
+            "projections.prj_class_signal",
+            "projections.prj_course_signal",
+            "signals.lms_signal",
+        ),
+        "projections.prj_user_signal_total",
         *("monitoring.v_signal_summary", "monitoring.v_leaderboard"),
     }
     progress = by_table["progress.v_user_progress"]

@@ -237,9 +237,10 @@ def test_a_snapshot_that_takes_the_changes_is_as_one_that_is_written_whole(
         update projections.prj_video_progress set max_position_sec = 1
         where user_id = 'u2';
         delete from projections.prj_class_activity where user_id = 'u3';
-        insert into signals.user_signal_total by name
-        select * replace ('another' as user_id) from signals.user_signal_total limit 1;
-        update staging.consumed_load set consumed_at = now();
+        insert into projections.prj_user_signal_total by name
+        select * replace ('another' as user_id)
+        from projections.prj_user_signal_total limit 1;
+        update bookkeeping.watermark set consumed_at = now();
         """
     )
     assert snapshot.publish(warehouse.path).is_new
@@ -285,8 +286,8 @@ def test_a_warehouse_with_the_bookkeeping_of_an_earlier_version_is_refreshed(
     refresh(warehouse.path)
     warehouse.execute(
         """
-        alter table staging.consumed_load drop column row_key;
-        alter table staging.refreshed drop column made;
+        alter table bookkeeping.watermark drop column row_key;
+        alter table bookkeeping.refreshed drop column made;
         """
     )
     assert snapshot.publish(warehouse.path).is_new
@@ -304,7 +305,7 @@ def test_a_table_of_another_shape_is_written_anew(warehouse: Warehouse) -> None:
     warehouse.execute(
         """
         alter table projections.prj_class_activity add column more integer;
-        update staging.consumed_load set consumed_at = now();
+        update bookkeeping.watermark set consumed_at = now();
         """
     )
     snapshot.publish(warehouse.path)
@@ -332,7 +333,7 @@ def test_a_failed_refresh_leaves_the_last_snapshot(warehouse: Warehouse) -> None
     failed = refresh(warehouse.path)
 
     assert failed.snapshot is None
-    assert "prj_video_progress_rows_are_sound" in {
+    assert "prj_video_progress_key_and_conditions_hold" in {
         node.name for node in failed.derivation.failures
     }
     assert files_under(warehouse.folder / "published") == before
@@ -366,7 +367,7 @@ def made_again(warehouse: Warehouse, event_id: str = "e2") -> set[str]:
     assert users == 2
     tables = {
         f"model.lms_warehouse.{name}"
-        for [name] in warehouse.rows("select model from staging.consumed_load")
+        for [name] in warehouse.rows("select model from bookkeeping.watermark")
     }
     made = {
         node.unique_id
@@ -389,9 +390,9 @@ def test_views_and_seeds_that_nobody_edited_are_not_made_again(
     warehouse.land([ping("e3", user="u3")])
     again = refresh(warehouse.path).derivation
     assert data_tests_of(first) - data_tests_of(again) == {
-        *("event_type_has_a_unique_key", "signal_type_rows_are_sound")
+        *("event_type_has_a_unique_key", "signal_type_key_and_conditions_hold")
     }
-    assert "v_load_outcome_rows_are_sound" in data_tests_of(again)
+    assert "v_load_outcome_key_and_conditions_hold" in data_tests_of(again)
 
 
 def data_tests_of(derivation: dbt_runner.Derivation) -> set[str]:
@@ -406,7 +407,7 @@ def data_tests_of(derivation: dbt_runner.Derivation) -> set[str]:
         "update signals.signal_type set xp = 1000",
         "drop table signals.signal_type",
         "alter table raw.load add column more integer",
-        "update staging.refreshed set project = 'of yesterday'",
+        "update bookkeeping.refreshed set project = 'of yesterday'",
     ],
 )
 def test_views_and_seeds_are_made_again_when_one_is_not_as_it_was_made(
@@ -493,7 +494,7 @@ def sql_of_a_check(derivation: dbt_runner.Derivation) -> str:
     [node] = [
         node
         for node in derivation.nodes
-        if node.name == "prj_video_progress_rows_are_sound"
+        if node.name == "prj_video_progress_key_and_conditions_hold"
     ]
     return node.compiled_code or ""
 
@@ -508,13 +509,17 @@ def test_a_refresh_tests_what_changed_a_check_or_a_rebuild_everything(
 
     assert dbt_runner.derive(warehouse.path).succeeded
     [old] = dbt_runner.check(warehouse.path).failures[:1]
-    assert old.name == "prj_video_progress_rows_are_sound"
+    assert old.name == "prj_video_progress_key_and_conditions_hold"
     warehouse.execute(UNSOUND.format(load_id=3))
     failed = dbt_runner.derive(warehouse.path)
-    assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
+    assert "prj_video_progress_key_and_conditions_hold" in {
+        n.name for n in failed.failures
+    }
     # What failed is looked at again, until it is mended.
     failed = dbt_runner.derive(warehouse.path)
-    assert "prj_video_progress_rows_are_sound" in {n.name for n in failed.failures}
+    assert "prj_video_progress_key_and_conditions_hold" in {
+        n.name for n in failed.failures
+    }
     assert "load_id > 2" in sql_of_a_check(failed)
     rebuilt = dbt_runner.derive(warehouse.path, rebuild=True)
     assert rebuilt.succeeded

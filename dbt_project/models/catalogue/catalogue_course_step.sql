@@ -1,10 +1,8 @@
-{{ config(materialized='view', pre_hook=[], post_hook=[]) }}
-
 with
 
 tracked as (
 
-    select * from {{ ref('prj_class') }}
+    select * from {{ ref('catalogue_class') }}
     where is_retired = 0 and (has_video = 1 or has_quiz = 1)
 
 ),

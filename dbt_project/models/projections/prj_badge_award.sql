@@ -15,7 +15,7 @@ touched as (
         user_id in (
             select active_days.user_id
             from {{ ref('prj_active_day') }} as active_days
-            where active_days.load_id > {{ place() }}
+            where active_days.load_id > {{ watermark() }}
         )
     {% endif %}
     group by user_id
@@ -43,7 +43,7 @@ deeds as (
         signals.user_id,
         signals.occurred_at,
         signals.source_event_ids
-    from {{ ref('class_signal') }} as signals
+    from {{ ref('prj_class_signal') }} as signals
     inner join touched on signals.user_id = touched.user_id
     where signals.type in ('VIDEO_COMPLETED', 'QUIZ_PASSED')
 
@@ -54,7 +54,7 @@ deeds as (
         signals.user_id,
         signals.occurred_at,
         signals.source_event_ids
-    from {{ ref('course_signal') }} as signals
+    from {{ ref('prj_course_signal') }} as signals
     inner join touched on signals.user_id = touched.user_id
 
     union all

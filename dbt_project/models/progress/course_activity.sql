@@ -1,5 +1,3 @@
-{{ config(materialized='view', pre_hook=[], post_hook=[]) }}
-
 with
 
 activity as (
@@ -8,7 +6,7 @@ activity as (
         activity.*,
         classes.course_id as todays_course_id
     from {{ ref('prj_class_activity') }} as activity
-    inner join {{ ref('prj_class') }} as classes
+    inner join {{ ref('catalogue_class') }} as classes
         on activity.class_id = classes.class_id
     where classes.is_retired = 0
 

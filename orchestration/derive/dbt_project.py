@@ -1,0 +1,124 @@
+"""What the dbt project has: its files, its layers, and the relations that it makes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
+
+# The generic tests that say by which columns a row is known.
+_KEY_TESTS = ("unique_combination", "key_and_conditions")
+
+
+def files() -> list[Path]:
+    """Whatever an edit of the project can change."""
+    return [
+        file
+        for file in DBT_PROJECT.rglob("*")
+        if file.suffix in (".sql", ".yml", ".csv", ".md") and "target" not in file.parts
+    ]
+
+
+def layers() -> list[str]:
+    """The folders of models and seeds: each is a schema of its name."""
+    return sorted(
+        {
+            folder.name
+            for kind in ("models", "seeds")
+            for folder in (DBT_PROJECT / kind).iterdir()
+            if folder.is_dir()
+        }
+    )
+
+
+def target_folder() -> Path:
+    """Where dbt keeps its manifest between runs: `DBT_TARGET_PATH`, or else target/."""
+    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or view that dbt makes, and by which columns its rows are known.
+
+    `kind` is `incremental`, `view`, `seed` or `table`; `key` are the columns of its
+    test `unique_combination` or `key_and_conditions`, none if it has neither.
+    """
+
+    unique_id: str
+    schema: str
+    name: str
+    kind: str
+    key: tuple[str, ...]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def relations(manifest: Any) -> dict[str, Relation]:
+    """The models and seeds of a parsed manifest, by unique id."""
+    keys = {
+        node.attached_node: tuple(node.test_metadata.kwargs["columns"])
+        for node in manifest.nodes.values()
+        if getattr(node, "test_metadata", None) is not None
+        and node.test_metadata.name in _KEY_TESTS
+    }
+    return {
+        unique_id: Relation(
+            unique_id=unique_id,
+            schema=node.schema,
+            name=node.alias,
+            kind=str(node.config.materialized),
+            key=keys.get(unique_id, ()),
+        )
+        for unique_id, node in manifest.nodes.items()
+        if node.resource_type in ("model", "seed")
+    }
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the dbt project has: relations by unique id, and what reads what."""
+
+    relations: dict[str, Relation]
+    children: dict[str, tuple[str, ...]]
+
+    @staticmethod
+    def of(manifest: Any) -> "Project":
+        """Reads a parsed manifest."""
+        return Project(
+            relations(manifest),
+            {parent: tuple(found) for parent, found in manifest.child_map.items()},
+        )
+
+    def downstream_of(self, unique_ids: Sequence[str]) -> list[str]:
+        """Names of the models and exposures made from these, in the order found."""
+        return [
+            self.relations[each].full_name
+            if each in self.relations
+            else f"exposure {each.split('.')[2]}"
+            for each in self._below(unique_ids)
+            if each in self.relations or each.startswith("exposure.")
+        ]
+
+    def first_of(self, unique_ids: Sequence[str]) -> list[str]:
+        """Those that are not made from others of them."""
+        return [
+            each
+            for each in unique_ids
+            if not any(
+                each in self._below([other]) for other in unique_ids if other != each
+            )
+        ]
+
+    def _below(self, unique_ids: Sequence[str]) -> list[str]:
+        found: dict[str, None] = {}
+        to_visit = list(unique_ids)
+        while to_visit:
+            for child in self.children.get(to_visit.pop(0), ()):
+                if child not in found and child not in unique_ids:
+                    found[child] = None
+                    to_visit.append(child)
+        return list(found)
