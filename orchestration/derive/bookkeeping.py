@@ -71,7 +71,7 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
     """Names the state of what is derived in a database: equal ones answer alike.
 
     Read from the bookkeeping, not from the rows: every change of derived rows (by a
-    refresh, a replay, a repair) leaves another `consumed_at` in `consumed_load`; dead
+    refresh, a replay, a repair) leaves another `consumed_at` there; dead
     letters, erasures and seeds change without one.
     """
     [[found]] = connection.execute(
