@@ -176,7 +176,7 @@ def remember_success(connection: duckdb.DuckDBPyConnection, project: str) -> Non
 def _is_there(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
     found = connection.execute(
         "from duckdb_tables() where database_name = current_database() "
-        "and schema_name = 'staging' and table_name = $1",
+        "and schema_name = 'bookkeeping' and table_name = $1",
         [table],
     ).fetchall()
     return bool(found)

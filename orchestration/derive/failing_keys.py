@@ -172,7 +172,7 @@ class _Trial:
             for (sql,) in self._connection.execute(
                 f"""
                 select sql from duckdb_views()
-                where database_name = '{LIVE}' and schema_name in ('staging', 'signals')
+                where database_name = '{LIVE}' and schema_name in ('staging', 'catalogue')
                 """
             ).fetchall()
         ]
