@@ -20,10 +20,9 @@ def snapshot_path(warehouse_path: Path) -> Path:
     return Path(folder).resolve() / warehouse_path.name
 
 
-@contextlib.contextmanager
-def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
-    path = snapshot_path(warehouse_path)
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """The snapshot in the file, read-only. Raises `WarehouseError` when it is not there
+    or damaged."""
     try:
         connection = duckdb.connect(str(path), read_only=True)
     except (duckdb.Error, OSError) as error:
@@ -35,7 +34,13 @@ def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             f"{path}: cannot be opened ({first_line(error)}); remove it and run "
             "`warehouse refresh`, which publishes it again"
         ) from error
-    with contextlib.closing(connection):
-        connection.execute("set timezone = 'UTC'")
-        connection.execute("set enable_progress_bar = false")
+    connection.execute("set timezone = 'UTC'")
+    connection.execute("set enable_progress_bar = false")
+    return connection
+
+
+@contextlib.contextmanager
+def opened(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
+    with contextlib.closing(connect(snapshot_path(warehouse_path))) as connection:
         yield connection

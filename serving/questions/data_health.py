@@ -1,0 +1,104 @@
+"""Whether what is shown can be trusted: loads, dead letters, lag and checks.
+
+All of it is about the warehouse as a whole: who reads some courses only, reads none of
+it.
+"""
+
+from ingest.errors import WarehouseError
+from serving.reader import Reader, Row
+
+# What mends a dead letter, by the reason that it has.
+REPAIRS = {
+    "event_id_conflict": "the first event stays: discard it, or send the event again "
+    "under an id of its own",
+    "unknown_contract": "add the contract, or mend the sender, then retry",
+    "bad_timestamp": "mend the sender's clock or format; then export the lines, mend "
+    "them, land them again",
+}
+REPAIR = "export the lines, mend them, land them again; or discard them"
+
+
+def _is_whole(reader: Reader) -> None:
+    if reader.scope.courses is not None:
+        raise WarehouseError("data health is for those who may see every course")
+
+
+def loads(reader: Reader, *, limit: int = 50, offset: int = 0) -> list[Row]:
+    """Newest first, with what became of every line."""
+    _is_whole(reader)
+    return reader.rows(
+        f"""
+        select *, count(*) over () as total from monitoring.v_load_outcome
+        order by load_id desc
+        limit {limit} offset {offset}
+        """
+    )
+
+
+def totals(reader: Reader) -> Row:
+    """Lines of all event files by outcome."""
+    _is_whole(reader)
+    return reader.row(
+        """
+        select
+            cast(coalesce(sum(lines_read), 0) as bigint) as lines_read,
+            cast(coalesce(sum(accepted), 0) as bigint) as accepted,
+            cast(coalesce(sum(duplicate), 0) as bigint) as duplicate,
+            cast(coalesce(sum(conflict), 0) as bigint) as conflict,
+            cast(coalesce(sum(rejected), 0) as bigint) as rejected,
+            cast(coalesce(sum(erased), 0) as bigint) as erased,
+            cast(coalesce(sum(lines_unaccounted), 0) as bigint) as lines_unaccounted
+        from monitoring.v_load_outcome
+        where kind = 'events'
+        """
+    )
+
+
+def dead_letters(reader: Reader) -> list[Row]:
+    """By reason and field, with the way to repair them."""
+    _is_whole(reader)
+    rows = reader.rows(
+        """
+        select * from monitoring.v_dead_letter_summary
+        order by dead_letter_count desc, reason, field
+        """
+    )
+    return [{**row, "repair": REPAIRS.get(row["reason"], REPAIR)} for row in rows]
+
+
+def letters(
+    reader: Reader, reason: str, field: str | None, *, limit: int = 100
+) -> list[Row]:
+    """The dead letters of one reason, newest first: where each line is, and its id."""
+    _is_whole(reader)
+    reader.needs_names()
+    return reader.rows(
+        f"""
+        select
+            load_id || ':' || line_number as letter, event_id, file, line_number,
+            detail, first_seen, attempts
+        from raw.dead_letter
+        where reason = $reason and field is not distinct from $field
+        order by load_id desc, line_number desc
+        limit {limit}
+        """,
+        reason=reason,
+        field=field,
+    )
+
+
+def lag(reader: Reader) -> list[Row]:
+    """How far each model is behind what was landed when the snapshot was made."""
+    _is_whole(reader)
+    return reader.rows(
+        """
+        select
+            consumed.model,
+            consumed.load_id as watermark_load_id,
+            count(load.load_id) as loads_behind
+        from staging.consumed_load as consumed
+        left join raw.load as load on load.load_id > consumed.load_id
+        group by all
+        order by model
+        """
+    )

@@ -1,0 +1,168 @@
+"""Asking the newest snapshot, in the scope of whoever asks.
+
+`Follower` keeps the newest snapshot open and goes over to the next one by itself;
+`Reader` is one asker's view of it: every query carries the asker's courses.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingest.store.database import WarehouseError
+from serving.access import Scope
+from serving.published import connect
+
+Row = dict[str, Any]
+
+# Fewer learners than this in a cell say who they are.
+FEWEST_LEARNERS = 5
+
+# "Now", as the views of the warehouse have it (macros/time.sql).
+NOW = (
+    "coalesce(try_cast(getvariable('now') as timestamp), "
+    "cast(timezone('UTC', current_timestamp) as timestamp))"
+)
+
+# The coverage below which a video is not even half watched, as the seed has it.
+HALF = "(select value from signals.threshold where name = 'half_watched')"
+
+# The courses of the scope; the classes of these courses in today's catalogue.
+COURSES = "(select unnest($scope_courses))"
+CLASSES = f"(select class_id from projections.prj_class where course_id in {COURSES})"
+
+
+class NamesHidden(WarehouseError):
+    """The question is about single learners, and the asker may not see who they are."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One asker's view of one snapshot. `load_id` and `published_at` say which; times
+    are naive, in UTC. Days are cut in `time_zone`, as in the views."""
+
+    connection: duckdb.DuckDBPyConnection
+    scope: Scope
+    load_id: int
+    published_at: datetime
+    time_zone: str = "UTC"
+
+    def only(self, course_id: str | None) -> "Reader":
+        """The same, narrowed to one course; None leaves it as it is."""
+        if course_id is None:
+            return self
+        return replace(self, scope=self.scope.only(course_id))
+
+    def courses(self, column: str) -> str:
+        """The condition that a course id is in the scope."""
+        return "true" if self.scope.courses is None else f"{column} in {COURSES}"
+
+    def classes(self, column: str) -> str:
+        """The condition that a class id is of a course in the scope."""
+        return "true" if self.scope.courses is None else f"{column} in {CLASSES}"
+
+    def day(self, column: str) -> str:
+        """The day that a time falls on."""
+        return f"cast(timezone('{self.time_zone}', timezone('UTC', {column})) as date)"
+
+    def rows(self, sql: str, **values: Any) -> list[Row]:
+        result = self._execute(sql, values)
+        names = [name for name, *_ in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def row(self, sql: str, **values: Any) -> Row:
+        [row] = self.rows(sql, **values)
+        return row
+
+    def needs_names(self) -> None:
+        """Raises `NamesHidden` where the asker may not see who the learners are."""
+        if not self.scope.sees_names:
+            raise NamesHidden("learners are not named for you; ask for the right to it")
+
+    def suppressed(self, rows: Sequence[Row], counts: Sequence[str]) -> list[Row]:
+        """Rows in which a count is of fewer than 5 learners, and not 0, lose all their
+        numbers where the asker may not see names: two numbers could give the third."""
+        if self.scope.sees_names:
+            return list(rows)
+        return [_without_few(row, counts) for row in rows]
+
+    def _execute(
+        self, sql: str, values: Mapping[str, Any]
+    ) -> duckdb.DuckDBPyConnection:
+        given = {"scope_courses": list(self.scope.courses or ()), **values}
+        used = {name: value for name, value in given.items() if f"${name}" in sql}
+        return self.connection.execute(sql, used)
+
+
+# Numbers that say where a cell is, not what is in it.
+_PLACES = ("step", "position", "bin", "bin_start_sec", "tenth")
+
+
+def _without_few(row: Row, counts: Sequence[str]) -> Row:
+    if all(not 0 < (row[name] or 0) < FEWEST_LEARNERS for name in counts):
+        return row
+    return {
+        name: None if isinstance(value, int | float) and name not in _PLACES else value
+        for name, value in row.items()
+    }
+
+
+class Follower:
+    """The newest snapshot, kept open for any number of threads.
+
+    A reader keeps the snapshot that it was opened on; the one before stays open until
+    its last reader is gone.
+    """
+
+    def __init__(self, path: Path, *, now: str | None = None) -> None:
+        self.path = path
+        self._now = now
+        self._lock = threading.Lock()
+        self._file: Path | None = None
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._says: tuple[int, datetime, str] = (0, datetime.min, "UTC")
+
+    def newest(self) -> Path:
+        """The file of the newest snapshot: another file, another snapshot."""
+        return self.path.resolve()
+
+    @contextlib.contextmanager
+    def reader(self, scope: Scope) -> Iterator[Reader]:
+        """A reader of the newest snapshot. Raises `WarehouseError` if there is none."""
+        with self._lock:
+            file = self.newest()
+            if file != self._file or self._connection is None:
+                # Under its own name: under the link's, DuckDB would go on with the file
+                # that this process has open already.
+                self._connection = connect(file)
+                self._file = file
+                self._says = _says(self._connection)
+            connection, says = self._connection.cursor(), self._says
+        with contextlib.closing(connection):
+            connection.execute("set timezone = 'UTC'")
+            if self._now:
+                connection.execute(f"set variable now = '{self._now}'")
+            yield Reader(connection, scope, *says)
+
+
+def _says(connection: duckdb.DuckDBPyConnection) -> tuple[int, datetime, str]:
+    """Its load, when it was published, and the zone that its days are cut in.
+
+    The zone is dbt's variable, which stands in the SQL of the views; a copy without
+    names has no views, and says it.
+    """
+    result = connection.execute("select * from published.snapshot")
+    names = [name for name, *_ in result.description or ()]
+    [row] = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    [[zone]] = connection.execute(
+        r"""
+        select max(regexp_extract(sql, 'timezone\(''([^'']+)'', *timezone', 1))
+        from duckdb_views() where view_name = 'v_event_daily_stats'
+        """
+    ).fetchall()
+    return row["load_id"], row["published_at"], row.get("time_zone") or zone or "UTC"
