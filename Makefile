@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
+.PHONY: help demo dashboard test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ demo: $(STAMP)  ## Land a demonstration landing zone, refresh, and print the ans
 	@echo "What happened to every line:"
 	@warehouse query "select sum(lines_read) as lines_read, sum(accepted) as accepted, sum(duplicate) as duplicate, sum(conflict) as conflict, sum(rejected) as rejected, sum(erased) as erased, sum(lines_unaccounted) as lines_unaccounted from monitoring.v_load_outcome where kind = 'events'"
 	@warehouse query "select reason, field, dead_letter_count from monitoring.v_dead_letter_summary order by all"
+
+dashboard: $(STAMP)  ## Open the dashboard on it (http://127.0.0.1:8501), at the end of the demo's period
+	@warehouse dashboard --now "2026-10-23 00:00:00"
 
 dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)
 	@mkdir -p $(DAGSTER_HOME)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,6 +52,15 @@ def _url(variable: str, text: str) -> str:
             f"{variable}={url}: give the LMS's address, http://... or https://..."
         )
     return url
+
+
+def _moment(variable: str, text: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(text).replace(tzinfo=None):%Y-%m-%d %H:%M:%S}"
+    except ValueError as error:
+        raise WarehouseError(
+            f"{variable}={text}: give a time, 2026-10-23 12:00:00"
+        ) from error
 
 
 def _number(at_least: float) -> Callable[[str, str], float]:
@@ -239,6 +249,25 @@ class Settings:
         "what learner tokens are signed with; 32 characters or more",
         is_secret=True,
     )
+    dashboard_access: Path | None = _set_by(
+        "LMS_DASHBOARD_ACCESS",
+        "none",
+        "who may see which courses and names in the dashboard, [a CSV "
+        "file](dashboard.md#sharing); without it everyone sees everything",
+        _path,
+    )
+    dashboard_user_header: str = _set_by(
+        "LMS_DASHBOARD_USER_HEADER",
+        "X-Forwarded-User",
+        "the header in which the reverse proxy names the dashboard's user",
+    )
+    now: str = _set_by(
+        "LMS_NOW",
+        "none",
+        "the moment that the dashboard takes for the current time, in UTC: "
+        "`2026-10-23 12:00:00`",
+        _moment,
+    )
     alert_url: str | None = _set_by(
         "LMS_ALERT_URL",
         "none",
@@ -284,6 +313,8 @@ _OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {
     "erasure_key": lambda *_: None,
     "learner_secret": lambda *_: None,
     "alert_url": lambda *_: None,
+    "dashboard_access": lambda *_: None,
+    "now": lambda *_: "",
 }
 
 

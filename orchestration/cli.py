@@ -14,6 +14,7 @@ from ingest.store.database import WarehouseError, first_line
 from orchestration.commands import (
     collect,
     contracts,
+    dashboard,
     dead_letters,
     demo,
     erase,
@@ -39,7 +40,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 for family in (
     *(demo, collect, lms, land, dead_letters, refresh, status),
-    *(read, publish, replay, erase, contracts),
+    *(read, dashboard, publish, replay, erase, contracts),
 ):
     app.add_typer(family.commands)
 

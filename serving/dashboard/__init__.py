@@ -1,0 +1,4 @@
+"""The dashboard: Streamlit pages on the questions and charts of `serving`.
+
+`app.py` is what Streamlit runs; a page in `pages/` shows one subject.
+"""

@@ -1,0 +1,51 @@
+"""What `streamlit run` starts. Every page has an address that can be sent."""
+
+import streamlit as st
+
+from serving.dashboard.pages import (
+    course,
+    data_health,
+    events,
+    learner,
+    needs_help,
+    overview,
+    quiz,
+    video,
+)
+
+
+def pages() -> list[st.Page]:
+    return [
+        st.Page(overview.show, title="Overview", icon=":material/home:", default=True),
+        st.Page(
+            course.show,
+            title="Course",
+            icon=":material/filter_alt:",
+            url_path="course",
+        ),
+        st.Page(
+            video.show, title="Video", icon=":material/play_circle:", url_path="video"
+        ),
+        st.Page(quiz.show, title="Quiz", icon=":material/quiz:", url_path="quiz"),
+        st.Page(
+            needs_help.show,
+            title="Needs help",
+            icon=":material/support:",
+            url_path="needs_help",
+        ),
+        st.Page(
+            learner.show, title="Learner", icon=":material/person:", url_path="learner"
+        ),
+        st.Page(
+            data_health.show,
+            title="Data health",
+            icon=":material/monitor_heart:",
+            url_path="data_health",
+        ),
+        st.Page(events.show, title="Events", url_path="events", visibility="hidden"),
+    ]
+
+
+if __name__ == "__main__":
+    st.set_page_config(page_title="Learning", layout="wide")
+    st.navigation(pages()).run()
