@@ -172,7 +172,9 @@ class _Trial:
             for (sql,) in self._connection.execute(
                 f"""
                 select sql from duckdb_views()
-                where database_name = '{LIVE}' and schema_name in ('staging', 'catalogue')
+                where
+                    database_name = '{LIVE}'
+                    and schema_name in ('staging', 'catalogue')
                 """
             ).fetchall()
         ]

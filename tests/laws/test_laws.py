@@ -22,7 +22,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from orchestration.derive.dbt_runner import DBT_PROJECT, check
+from orchestration.derive.dbt_project import DBT_PROJECT
+from orchestration.derive.dbt_runner import check
 from tests.support import reference, reference_analytics
 from tests.support.builders import (
     NOW,
@@ -338,7 +339,8 @@ def catalogue_snapshots(log: Log) -> list[reference.Snapshot]:
 
 
 def seed(name: str) -> list[dict[str, str]]:
-    with (DBT_PROJECT / "seeds" / f"{name}.csv").open() as file:
+    [path] = DBT_PROJECT.glob(f"seeds/*/{name}.csv")
+    with path.open() as file:
         return list(csv.DictReader(file))
 
 

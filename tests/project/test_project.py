@@ -133,7 +133,7 @@ def test_yaml_uses_the_current_keys() -> None:
                 found += outdated(item, place, False)
         return found
 
-    files = [*DBT_PROJECT.glob("models/**/*.yml"), *DBT_PROJECT.glob("seeds/*.yml")]
+    files = [*DBT_PROJECT.glob("models/**/*.yml"), *DBT_PROJECT.glob("seeds/**/*.yml")]
     assert len(files) > 5
     for file in files:
         assert outdated(yaml.safe_load(file.read_text()), file.name, False) == []
