@@ -45,7 +45,7 @@ class LmsWarehouse:
         """`monitoring.v_leaderboard`, the first rank first."""
         return self.query("from monitoring.v_leaderboard order by rank, user_id")
 
-    def events(self, row: Mapping[str, Any]) -> "pd.DataFrame":
+    def events(self, row: "Mapping[str, Any] | pd.Series[Any]") -> "pd.DataFrame":
         """The events behind a row of `progress()` or `signals()`, the oldest first.
 
         A signal's are those that it names, a row of progress has all of its learner

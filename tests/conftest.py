@@ -6,7 +6,7 @@ derive, conftest.py takes the fixture for them.
 """
 
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +27,7 @@ MARKS = {"dbt": "dbt", "defs": "dbt", "page": "browser"}
 
 # Seconds by file, from the runs before; kept in pytest's cache.
 DURATIONS = "warehouse/durations"
-_seconds: Counter[str] = Counter()
+_seconds: defaultdict[str, float] = defaultdict(float)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,7 +91,7 @@ def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """Nothing was landed: there is no file, or where a test derives, one in which every
     model is built."""
     if "dbt" in request.fixturenames:
-        template = request.getfixturevalue("derived_nothing")
+        template: Warehouse = request.getfixturevalue("derived_nothing")
         return template.copied(request.getfixturevalue("derived_folder"))
     return Warehouse(request.getfixturevalue("tmp_path"))
 
