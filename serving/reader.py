@@ -34,7 +34,9 @@ HALF = "(select value from signals.threshold where name = 'half_watched')"
 
 # The courses of the scope; the classes of these courses in today's catalogue.
 COURSES = "(select unnest($scope_courses))"
-CLASSES = f"(select class_id from projections.prj_class where course_id in {COURSES})"
+CLASSES = (
+    f"(select class_id from catalogue.catalogue_class where course_id in {COURSES})"
+)
 
 
 class NamesHidden(WarehouseError):

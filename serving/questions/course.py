@@ -22,7 +22,7 @@ def funnel(reader: Reader, course: str) -> Funnel:
         f"""
         select funnel.*, classes.title
         from analytics.v_course_funnel as funnel
-        inner join projections.prj_class as classes
+        inner join catalogue.catalogue_class as classes
             on funnel.class_id = classes.class_id
         where funnel.course_id = $course and {reader.courses("funnel.course_id")}
         order by funnel.step
@@ -99,11 +99,11 @@ def leaderboard(reader: Reader, course: str, *, limit: int = 20) -> list[Row]:
                 (
                     made.course_id = $course
                     or made.class_id in (
-                        select class_id from projections.prj_class
+                        select class_id from catalogue.catalogue_class
                         where course_id = $course
                     )
                 )
-                and $course in (select course_id from projections.prj_class
+                and $course in (select course_id from catalogue.catalogue_class
                     where {reader.courses("course_id")})
             group by made.user_id
 

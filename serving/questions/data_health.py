@@ -93,12 +93,10 @@ def lag(reader: Reader) -> list[Row]:
     return reader.rows(
         """
         select
-            consumed.model,
-            consumed.load_id as watermark_load_id,
-            count(load.load_id) as loads_behind
-        from staging.consumed_load as consumed
-        left join raw.load as load on load.load_id > consumed.load_id
-        group by all
-        order by model
+            lag.model, lag.load_id, lag.consumed_at, lag.loads_behind,
+            lag.events_behind, checked.load_id as checked_load_id
+        from bookkeeping.model_lag as lag
+        left join bookkeeping.checked_load as checked on lag.model = checked.model
+        order by lag.model
         """
     )

@@ -44,7 +44,7 @@ _KINDS = {
                     $course is null
                     or made.course_id = $course
                     or made.class_id in (
-                        select class_id from projections.prj_class
+                        select class_id from catalogue.catalogue_class
                         where course_id = $course
                     )
                 )
@@ -108,7 +108,7 @@ _KINDS = {
         (user_id, class_id) in (
             select progress.user_id, classes.class_id
             from analytics.v_course_progress as progress
-            inner join projections.prj_class as classes
+            inner join catalogue.catalogue_class as classes
                 on progress.course_id = classes.course_id
             where progress.status = 'abandoned'
         )
@@ -138,7 +138,7 @@ _FILTERS = {
     "user": "user_id = $user",
     "class_id": "class_id = $class_id",
     "course": """class_id in (
-        select class_id from projections.prj_class where course_id = $course
+        select class_id from catalogue.catalogue_class where course_id = $course
     )""",
     "type": "type = $type",
     "load": "load_id = $load",

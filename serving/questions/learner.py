@@ -69,7 +69,7 @@ def steps(reader: Reader, user_id: str) -> list[Row]:
             progress.quiz_passed,
             progress.quiz_score,
             steps.occurred_at as completed_at
-        from projections.prj_class as classes
+        from catalogue.catalogue_class as classes
         full join progress on classes.class_id = progress.class_id
         left join (
             select class_id, occurred_at from signals.lms_signal
@@ -115,7 +115,7 @@ def videos(reader: Reader, user_id: str) -> list[Row]:
             on
                 engagement.user_id = watch.user_id
                 and engagement.class_id = watch.class_id
-        left join projections.prj_class as classes
+        left join catalogue.catalogue_class as classes
             on engagement.class_id = classes.class_id
         where
             engagement.user_id = $user_id
@@ -135,7 +135,7 @@ def quizzes(reader: Reader, user_id: str) -> list[Row]:
             results.passed_at, results.best_score, results.best_score_ratio,
             results.first_score, results.latest_score, results.latest_at
         from projections.prj_quiz_result as results
-        left join projections.prj_class as classes
+        left join catalogue.catalogue_class as classes
             on results.class_id = classes.class_id
         where results.user_id = $user_id and {reader.classes("results.class_id")}
         order by results.first_at, results.class_id

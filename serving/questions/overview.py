@@ -184,7 +184,7 @@ def courses(reader: Reader) -> list[str]:
     """The courses of today's catalogue."""
     rows = reader.rows(
         f"""
-        select distinct course_id from projections.prj_class
+        select distinct course_id from catalogue.catalogue_class
         where is_retired = 0 and {reader.courses("course_id")}
         order by course_id
         """

@@ -10,7 +10,7 @@ def difficulty(reader: Reader) -> list[Row]:
         f"""
         select quizzes.*, classes.course_id, classes.title
         from analytics.v_quiz_difficulty as quizzes
-        left join projections.prj_class as classes
+        left join catalogue.catalogue_class as classes
             on quizzes.class_id = classes.class_id
         where {reader.classes("quizzes.class_id")}
         order by first_try_pass_rate, pass_rate, quizzes.class_id

@@ -33,7 +33,7 @@ def videos(reader: Reader) -> list[Row]:
             ) as dropped_count,
             cast(sum(engagement.ping_count) as bigint) as ping_count
         from analytics.v_video_engagement as engagement
-        left join projections.prj_class as classes
+        left join catalogue.catalogue_class as classes
             on engagement.class_id = classes.class_id
         where {reader.classes("engagement.class_id")}
         group by engagement.class_id

@@ -39,7 +39,7 @@ def why(reader: Reader, user_id: str, class_id: str) -> Why:
             classes.class_id as catalogued, classes.title, classes.has_video,
             classes.has_quiz, classes.is_retired, asked.class_id
         from (select $class_id as class_id) as asked
-        left join projections.prj_class as classes
+        left join catalogue.catalogue_class as classes
             on asked.class_id = classes.class_id
         where
             {reader.classes("asked.class_id")}
@@ -56,7 +56,7 @@ def why(reader: Reader, user_id: str, class_id: str) -> Why:
     if not known:
         raise WarehouseError(
             f"{class_id}: no such class in the catalogue, and no event of it; "
-            '`warehouse query "from projections.prj_class"` lists the classes'
+            '`warehouse query "from catalogue.catalogue_class"` lists the classes'
         )
     [asked] = known
     done = reader.rows(

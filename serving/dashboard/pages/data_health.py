@@ -102,8 +102,11 @@ def _lag(page: Page) -> None:
     page.table(
         (
             Column("model", "model"),
-            Column("watermark_load_id", "through load"),
+            Column("load_id", "through load"),
+            Column("consumed_at", "at", page.moment),
             Column("loads_behind", "loads behind", formats.number),
+            Column("events_behind", "events behind", formats.number),
+            Column("checked_load_id", "tests passed through load"),
         ),
         data_health.lag(page.reader),
         caption="What each model had taken in when the snapshot was made",
