@@ -30,7 +30,7 @@ NOW = (
 )
 
 # The coverage below which a video is not even half watched, as the seed has it.
-HALF = "(select value from signals.threshold where name = 'half_watched')"
+HALF = "(select value from analytics.threshold where name = 'half_watched')"
 
 # The courses of the scope; the classes of these courses in today's catalogue.
 COURSES = "(select unnest($scope_courses))"
