@@ -178,6 +178,10 @@ _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _WRONG_TYPE = re.compile(r"Expected `(?:[\w| ]+)`, got `\w+`")
 
 
+# Looking them up takes 0.1 ms, for each line that is refused.
+_fields_of = functools.cache(msgspec.structs.fields)
+
+
 def _read_fields(
     value: Mapping[str, Any], shape: type[msgspec.Struct], prefix: str
 ) -> tuple[dict[str, Any], list[Rejection]]:
@@ -187,7 +191,7 @@ def _read_fields(
     except msgspec.ValidationError:
         pass
     fields, faults = {}, []
-    for each in msgspec.structs.fields(shape):
+    for each in _fields_of(shape):
         name = each.encode_name
         if name not in value:
             if each.required:

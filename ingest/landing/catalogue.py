@@ -1,6 +1,7 @@
 """Landing catalogue snapshots: one CSV file is one full snapshot is one load."""
 
 import csv
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,9 +68,13 @@ def snapshot_files(path: Path) -> list[Path]:
 
 def read_snapshot(path: Path) -> list[CatalogueClass]:
     """The rows of a snapshot. Raises `WarehouseError` naming file, line and field."""
+    return _snapshot_in(path, read_csv(path)[0])
+
+
+def _snapshot_in(path: Path, content: bytes) -> list[CatalogueClass]:
     seen: dict[str, int] = {}
     rows = []
-    for line_number, values in csv_rows(path, _COLUMNS):
+    for line_number, values in csv_rows(path, content, _COLUMNS):
         place = f"{path}: line {line_number}"
         parsed = _read_row(values, place)
         if parsed.class_id in seen:
@@ -87,18 +92,32 @@ def read_snapshot(path: Path) -> list[CatalogueClass]:
     return rows
 
 
+def read_csv(path: Path) -> tuple[bytes, int]:
+    """What the file holds, and when it was changed last before it was read.
+
+    Raises `WarehouseError`.
+    """
+    try:
+        with lines.open_regular(path) as file:
+            changed = os.fstat(file.fileno()).st_mtime_ns
+            return file.readall() or b"", changed
+    except FileNotFoundError:
+        raise WarehouseError(f"{path}: no such file") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise WarehouseError(f"{path}: cannot be read ({reason})") from None
+
+
 def csv_rows(
-    path: Path, columns: Sequence[str]
+    path: Path, content: bytes, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Each row's line number, and its values of the columns; others are ignored.
 
     Raises `WarehouseError` for a file that is no CSV file with these columns.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise WarehouseError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise WarehouseError(f"{path}: not a UTF-8 CSV file ({error})") from None
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
     try:
@@ -189,12 +208,13 @@ def land_catalogue(
     `WarehouseError`.
     """
     started = time.perf_counter()
-    rows = read_snapshot(path)
+    content, mtime_ns = read_csv(path)
+    rows = _snapshot_in(path, content)
     received_at = received_at or database.utc_now()
     given = effective_from or effective_from_of(path)
-    file_sha256 = lines.sha256_of(path)
+    file_sha256 = lines.sha256_hex(content)
     load = CatalogueLoad(
-        file=str(path),
+        file=lines.name_of(path),
         load_id=0,
         known=False,
         effective_from=given or received_at,
@@ -212,8 +232,10 @@ def land_catalogue(
                 connection,
                 load.load_id,
                 "catalogue",
-                path,
+                lines.name_of(path),
                 file_sha256,
+                file_bytes=len(content),
+                file_mtime_ns=mtime_ns,
                 received_at=received_at,
                 seconds=time.perf_counter() - started,
             )

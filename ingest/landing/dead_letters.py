@@ -657,7 +657,11 @@ def _record(
         received_at=received_at,
         seconds=seconds,
         lines_read=sum(counts.values()),
-        **counts,
+        accepted=counts["accepted"],
+        duplicate=counts["duplicate"],
+        conflict=counts["conflict"],
+        rejected=counts["rejected"],
+        erased=counts["erased"],
     )
 
 

@@ -1,9 +1,10 @@
 """Landing event files: one file is one load, one load is one transaction."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import duckdb
 
 from ingest.landing import lines
-from ingest.landing.lines import Chunk
+from ingest.landing.lines import Chunk, EventFile
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
 from ingest.store import database, loads
 from ingest.store.database import WarehouseError
@@ -23,6 +24,7 @@ class Load:
 
     `load_id` is None when nothing was landed: the file was `known` (its content is that
     of an earlier load; its lines were not read again), or it `failed` (why, one line).
+    `note` is what whoever landed it should know, one line.
     """
 
     file: str
@@ -37,6 +39,7 @@ class Load:
     erased: int = 0
     rejected_by_reason: dict[str, int] | None = None
     seconds: float = 0.0
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,33 +82,64 @@ class Landing:
 def event_files(paths: Iterable[Path]) -> list[Path]:
     """The event files under `paths` (files or folders), each once, in path order.
 
-    Raises `WarehouseError` for a path that is missing, a file that is no event file and
-    a folder without any.
+    Raises `WarehouseError` for a path that is missing or no regular file, a file that
+    is no event file and a folder without any.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and lines.is_event_file(file)
-            )
+            inside, _ = files_below(path)
             if not inside:
                 raise WarehouseError(
-                    f"{path}: a folder without events; expected .ndjson or .jsonl "
-                    "files, plain, .gz or .zst"
+                    f"{lines.name_of(path)}: a folder without events; expected {_KINDS}"
                 )
             found.update(dict.fromkeys(inside))
         elif not path.exists():
-            raise WarehouseError(f"{path}: no such file or folder")
+            raise WarehouseError(f"{lines.name_of(path)}: no such file or folder")
+        elif not path.is_file():
+            raise WarehouseError(
+                f"{lines.name_of(path)}: not a regular file; write what comes out of a "
+                "pipe or a device to a file, and land that"
+            )
         elif not lines.is_event_file(path):
             raise WarehouseError(
-                f"{path}: not an event file; expected .ndjson or .jsonl, plain, .gz or "
-                ".zst"
+                f"{lines.name_of(path)}: not an event file; expected {_KINDS}"
             )
         else:
             found[path] = None
     return list(found)
+
+
+_KINDS = ".ndjson, .jsonl or .json, plain, .gz or .zst"
+
+
+def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The event files below a folder, and what there is passed over, by path.
+
+    Hidden files are not finished, and in neither.
+    """
+    found: list[Path] = []
+    passed_over: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        is_taken = path.is_file() and lines.is_event_file(path)
+        (found if is_taken else passed_over).append(path)
+    return found, passed_over
+
+
+def passed_over_line(folder: Path, paths: Sequence[Path]) -> str | None:
+    """One line that names what is passed over, with a count; None for nothing."""
+    if not paths:
+        return None
+    shown = ", ".join(lines.name_of(path) for path in paths[:3])
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return (
+        f"{lines.name_of(folder)}: {len(paths)} passed over, no regular files named "
+        f"{_KINDS}: {shown}{more}"
+    )
 
 
 def land(
@@ -157,32 +191,62 @@ def _land_file(
     on_lines: Callable[[int], None],
 ) -> Load:
     started = time.perf_counter()
+    name = lines.name_of(file)
     try:
-        file_sha256 = lines.sha256_of(file)
-        if is_known(connection, file_sha256):
-            return Load(str(file), known=True, seconds=time.perf_counter() - started)
-        with database.transaction(connection):
-            load = _Landing(connection, table, file, received_at, started)
+        if is_known(connection, file):
+            return Load(name, known=True, seconds=time.perf_counter() - started)
+        opened = EventFile(file)
+        with contextlib.closing(opened), database.transaction(connection):
+            load = _Landing(connection, table, name, opened, received_at, started)
             load.take(chunk_bytes, on_lines)
-            result = load.finish(file_sha256)
+            result = load.finish()
+        if opened.packing == "zstd" and lines.has_unguarded_frame(file):
+            note = (
+                f"{name}: packed without a checksum (zstd --no-check): a bit that "
+                "flipped before it was landed shows only where it breaks a line; since "
+                "then raw.load.file_sha256 guards it"
+            )
+            result = replace(result, note=note)
     except OSError as error:
         reason = error.strerror or database.first_line(error)
         return Load(
-            str(file),
-            failed=f"{file}: cannot be read to its end ({reason}); nothing of it was "
+            name,
+            failed=f"{name}: cannot be read to its end ({reason}); nothing of it was "
             "landed: send the file again",
             seconds=time.perf_counter() - started,
         )
     return result
 
 
-def is_known(connection: duckdb.DuckDBPyConnection, file_sha256: str) -> bool:
-    """Whether an event file with this content was landed before."""
-    found = connection.execute(
-        "select 1 from raw.load where kind = 'events' and file_sha256 = $1 limit 1",
-        [file_sha256],
-    ).fetchone()
-    return found is not None
+def is_known(connection: duckdb.DuckDBPyConnection, file: Path) -> bool:
+    """Whether an event file with these bytes, read the same way, was landed before.
+
+    A file is read for its hash only where a load has as many bytes. Loads of earlier
+    versions went by the name. Raises `OSError`.
+    """
+    packing = lines.packing_of(file)
+    same_size = connection.execute(
+        f"""
+        select file_sha256
+        from raw.load
+        where
+            kind = 'events'
+            and file_bytes = $1
+            and {PACKING} = $2
+        """,
+        [file.stat().st_size, packing],
+    ).fetchall()
+    return bool(same_size) and (lines.sha256_of(file),) in same_size
+
+
+# How a load unpacked its file; those of earlier versions went by the file's name.
+PACKING = f"""
+    coalesce(packing, case
+        when ends_with(file, '.gz') then 'gzip'
+        when ends_with(file, '.zst') then 'zstd'
+        else '{lines.PLAIN}'
+    end)
+"""
 
 
 class _Landing:
@@ -192,12 +256,14 @@ class _Landing:
         self,
         connection: duckdb.DuckDBPyConnection,
         table: ChunkTable,
-        file: Path,
+        name: str,
+        file: EventFile,
         received_at: datetime,
         started: float,
     ) -> None:
         self._connection = connection
         self._table = table
+        self._name = name
         self._file = file
         self._received_at = received_at
         self._started = started
@@ -208,12 +274,11 @@ class _Landing:
         self._reasons: Counter[str] = Counter()
 
     def take(self, chunk_bytes: int, on_lines: Callable[[int], None]) -> None:
-        source = lines.open_source(self._file)
-        for chunk in lines.read_chunks(source, chunk_bytes):
+        for chunk in self._file.chunks(chunk_bytes):
             self._take_chunk(chunk)
             on_lines(len(chunk.lines))
 
-    def finish(self, file_sha256: str) -> Load:
+    def finish(self) -> Load:
         conflicts = self._reasons.pop(CONFLICT, 0)
         rejected = sum(self._reasons.values())
         refused = conflicts + rejected + self._erased
@@ -223,8 +288,11 @@ class _Landing:
             self._connection,
             self._load_id,
             "events",
-            self._file,
-            file_sha256,
+            self._name,
+            self._file.sha256,
+            file_bytes=self._file.size,
+            file_mtime_ns=self._file.mtime_ns,
+            packing=self._file.packing,
             received_at=self._received_at,
             seconds=seconds,
             lines_read=self._lines_read,
@@ -235,7 +303,7 @@ class _Landing:
             erased=self._erased,
         )
         return Load(
-            str(self._file),
+            self._name,
             load_id=self._load_id,
             lines_read=self._lines_read,
             accepted=accepted,
@@ -266,7 +334,7 @@ class _Landing:
             {
                 "received_at": self._received_at,
                 "load_id": self._load_id,
-                "file": str(self._file),
+                "file": self._name,
             },
         )
 
@@ -290,7 +358,7 @@ class _Landing:
             """,
             {
                 "load_id": self._load_id,
-                "file": str(self._file),
+                "file": self._name,
                 "first_seen": self._received_at,
             },
         )

@@ -4,12 +4,17 @@ pyarrow and numpy are imported where lines are read: every command would start 0
 later for them.
 """
 
+import errno
 import hashlib
+import io
 import mmap
+import os
+import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.contracts.validation import Rejection
@@ -20,7 +25,9 @@ if TYPE_CHECKING:
 # Row groups in DuckDB hold 122,880 rows: chunks of fewer lines (32 MiB and less) cost
 # a third more to insert, and larger ones only memory.
 CHUNK_BYTES = 64 * 1024 * 1024
-EVENT_SUFFIXES = (".ndjson", ".jsonl")
+# Of usual events 64 MiB hold half as many; of `{}` 22 million.
+MOST_LINES = 500_000
+EVENT_SUFFIXES = (".ndjson", ".jsonl", ".json")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -52,13 +59,29 @@ class Source(Protocol):
 
 
 def is_event_file(path: Path) -> bool:
-    """`.ndjson` or `.jsonl`, plain, `.gz` or `.zst`; hidden files are not finished."""
-    stem = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    return stem.suffix in EVENT_SUFFIXES and not path.name.startswith(".")
+    """`.ndjson`, `.jsonl` or `.json`, in small letters or capitals, also with `.gz` or
+    `.zst` after it; hidden files are not finished."""
+    stem = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    return stem.suffix.lower() in EVENT_SUFFIXES and not path.name.startswith(".")
+
+
+def name_of(path: Path) -> str:
+    """The path as text that UTF-8 can hold: other bytes of it are spelled `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """A regular file, open for reading. Raises `OSError` for a pipe, a device, a folder
+    or a socket, of which nobody knows when or whether they end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return io.FileIO(descriptor)
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -66,16 +89,117 @@ def sha256_hex(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_source(path: Path) -> Source:
-    """The bytes of a file, unpacked. Reading a cut or damaged one raises OSError."""
-    import pyarrow as pa
+PLAIN = "none"
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+# Frames that hold no content; parallel packers begin with one.
+_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+# What else files are packed with: their bytes would land as broken lines.
+_UNREADABLE = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_BEGINS_A_LINE = frozenset(b'{[" \t\r\n\xef')
 
-    compression = COMPRESSIONS.get(path.suffix)
-    if compression is None:
-        return path.open("rb", buffering=0)
-    if path.stat().st_size == 0:
-        raise OSError("the compressed file is empty")
-    return _Unpacked(pa.CompressedInputStream(pa.OSFile(str(path)), compression))
+
+def packing_of(path: Path) -> str:
+    """How the file's first bytes say that it is packed: `none`, `gzip` or `zstd`.
+
+    Its name is asked only where they say nothing: an empty or damaged file that is
+    called packed is no plain one. Raises `OSError`.
+    """
+    with open_regular(path) as file:
+        start = file.read(6)
+    for magic, packing in _MAGIC.items():
+        if start.startswith(magic):
+            return packing
+    if _SKIPPED.match(start):
+        return "zstd"
+    for magic, packing in _UNREADABLE.items():
+        if start.startswith(magic):
+            raise OSError(f"packed with {packing}; pack it with gzip or zstd")
+    if path.suffix.lower() in COMPRESSIONS and not (
+        start and start[0] in _BEGINS_A_LINE
+    ):
+        raise OSError(
+            f"neither plain nor {COMPRESSIONS[path.suffix.lower()]}"
+            if start
+            else "the compressed file is empty"
+        )
+    return PLAIN
+
+
+class EventFile:
+    """An event file that is being read: its lines, and what was read of it.
+
+    Its bytes are hashed and counted as they are read, so that what grows or is replaced
+    meanwhile is not taken for what was landed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError` where it cannot be read."""
+        self.packing = packing_of(path)
+        self._file = _Hashing(path)
+
+    def source(self) -> Source:
+        """Its bytes, unpacked. Reading them raises `OSError` where it is damaged."""
+        if self.packing == PLAIN:
+            return self._file
+        import pyarrow as pa
+
+        packed = pa.PythonFile(self._file, mode="r")
+        # Kept: it closes the file when it is forgotten.
+        self._unpacked = pa.CompressedInputStream(packed, self.packing)
+        return _Unpacked(self._unpacked)
+
+    def chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
+        """All its lines. Raises `OSError` where it is cut or damaged."""
+        yield from read_chunks(self.source(), chunk_bytes)
+        self._file.read_rest()
+
+    @property
+    def sha256(self) -> str:
+        return self._file.digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """How many of its bytes were read."""
+        return self._file.size
+
+    @property
+    def mtime_ns(self) -> int:
+        """When it was changed last before it was read."""
+        return self._file.mtime_ns
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Hashing(io.RawIOBase):
+    def __init__(self, path: Path) -> None:
+        self._file = open_regular(path)
+        self.mtime_ns = os.fstat(self._file.fileno()).st_mtime_ns
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._file.readinto(buffer) or 0
+        self.digest.update(memoryview(buffer)[:count])
+        self.size += count
+        return count
+
+    def read_rest(self) -> None:
+        part = bytearray(1024 * 1024)
+        while self.readinto(part):
+            pass
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @dataclass(frozen=True)
@@ -86,6 +210,33 @@ class _Unpacked:
         data = self.stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def has_unguarded_frame(path: Path) -> bool:
+    """Whether a zstd frame of the file has no checksum: flipped bits go unnoticed."""
+    with open_regular(path) as file:
+        while len(magic := file.read(4)) == 4:
+            if _SKIPPED.match(magic):
+                file.seek(int.from_bytes(file.read(4), "little"), os.SEEK_CUR)
+                continue
+            descriptor = (file.read(1) or b"\0")[0]
+            if not descriptor & 0b100:
+                return magic in _MAGIC
+            is_single_segment = bool(descriptor & 0b100000)
+            file.seek(
+                (0 if is_single_segment else 1)
+                + (0, 1, 2, 4)[descriptor & 0b11]
+                + ((1 if is_single_segment else 0), 2, 4, 8)[descriptor >> 6],
+                os.SEEK_CUR,
+            )
+            is_last = False
+            while not is_last and (block := file.read(3)):
+                header = int.from_bytes(block, "little")
+                is_last = bool(header & 1)
+                is_run = header >> 1 & 0b11 == 1
+                file.seek(1 if is_run else header >> 3, os.SEEK_CUR)
+            file.seek(4, os.SEEK_CUR)
+    return False
 
 
 def read_chunks(source: Source, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
@@ -106,13 +257,13 @@ def read_chunks(source: Source, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chun
         end = kept + count
         if count == 0:
             if end:
-                yield _chunk(view[:end], line_number)
+                yield from _chunks(buffer, 0, end, line_number)
             return
         complete = buffer.rfind(b"\n", 0, end)
         if complete >= 0:
-            chunk = _chunk(view[:complete], line_number)
-            yield chunk
-            line_number += len(chunk.lines)
+            for chunk in _chunks(buffer, 0, complete, line_number):
+                yield chunk
+                line_number += len(chunk.lines)
             kept = end - complete - 1
             buffer[:kept] = buffer[complete + 1 : end]
         elif end == chunk_bytes:
@@ -131,6 +282,22 @@ def chunk_of(lines: Sequence[bytes], first_line_number: int) -> Chunk:
     Together they have less than 2 GiB.
     """
     return _chunk(memoryview(b"\n".join(lines)), first_line_number)
+
+
+def _chunks(
+    buffer: mmap.mmap, start: int, end: int, line_number: int
+) -> Iterator[Chunk]:
+    """The lines between two places of the buffer, never too many in one chunk."""
+    count = 1 + buffer[start:end].count(b"\n")
+    if count <= MOST_LINES:
+        yield _chunk(memoryview(buffer)[start:end], line_number)
+        return
+    middle = buffer.find(b"\n", (start + end) // 2, end)
+    if middle < 0:
+        middle = buffer.rfind(b"\n", start, end)
+    yield from _chunks(buffer, start, middle, line_number)
+    before = 1 + buffer[start:middle].count(b"\n")
+    yield from _chunks(buffer, middle + 1, end, line_number + before)
 
 
 def _fill(source: Source, view: memoryview) -> int:

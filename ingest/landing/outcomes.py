@@ -4,13 +4,13 @@ Files that land and dead letters that are retried go through here, and nothing e
 decides.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import duckdb
+import msgspec
 
 from ingest.contracts import validation
 from ingest.contracts.validation import Event, Rejection
@@ -180,7 +180,7 @@ def _add_dead(
             "detail": [each.detail for each in rejections],
             "event_id": [_event_id_of(bad) for _, bad in dead],
             "faults": [
-                json.dumps(each.faults(), ensure_ascii=False) for each in rejections
+                msgspec.json.encode(each.faults()).decode() for each in rejections
             ],
             "line": [bad.content for _, bad in dead],
             "line_bytes": [bad.size for _, bad in dead],

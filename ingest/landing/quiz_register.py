@@ -7,7 +7,9 @@ A CSV file at `LMS_QUIZ_REGISTER`, or else `quiz_register.csv` in the landing zo
 
 One row for each form, or for each class that a form is used in. An empty `class_id`
 stands for whichever class the submission names; `score_field` is the label of the
-form's calculated field; `pass_mark` is in percent.
+form's calculated field; `pass_mark` is in percent. The columns `learner_field` and
+`class_field` may follow: the hidden fields that name the learner and the class, where
+they are called otherwise than `user_id` and `class_id`.
 """
 
 import csv
@@ -23,11 +25,15 @@ COLUMNS = (
     *("form_id", "class_id", "score_field", "max_score", "pass_mark"),
     "keep_free_text",
 )
+OPTIONAL_COLUMNS = ("learner_field", "class_field")
 
 
 @dataclass(frozen=True)
 class Quiz:
-    """One row. `class_id` is None for whichever class a submission names."""
+    """One row. `class_id` is None for whichever class a submission names.
+
+    `learner_field` and `class_field` are the form's hidden fields that name them.
+    """
 
     form_id: str
     class_id: str | None
@@ -35,6 +41,8 @@ class Quiz:
     max_score: Decimal
     pass_mark: Decimal
     keep_free_text: bool
+    learner_field: str = "user_id"
+    class_field: str = "class_id"
 
     def is_passed(self, score: float) -> bool:
         """Compared as decimals, before any rounding: 79.96 % is no 80 %."""
@@ -117,6 +125,11 @@ def _quiz(row: dict[str, str | None], place: str) -> Quiz:
         max_score=max_score,
         pass_mark=pass_mark,
         keep_free_text=values["keep_free_text"] == "yes",
+        **{
+            name: value.strip()
+            for name in OPTIONAL_COLUMNS
+            if (value := row.get(name)) and value.strip()
+        },
     )
 
 

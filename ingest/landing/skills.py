@@ -38,8 +38,9 @@ def land_skills(
     `WarehouseError`.
     """
     started = time.perf_counter()
-    pairs = _read(path)
-    file_sha256 = lines.sha256_of(path)
+    content, mtime_ns = catalogue.read_csv(path)
+    pairs = _pairs_in(path, content)
+    file_sha256 = lines.sha256_hex(content)
     class_ids, skill_ids = ([*column] for column in zip(*pairs, strict=True))
 
     def load(load_id: int, *, known: bool) -> SkillLoad:
@@ -64,17 +65,19 @@ def land_skills(
                 connection,
                 load_id,
                 "skills",
-                path,
+                lines.name_of(path),
                 file_sha256,
+                file_bytes=len(content),
+                file_mtime_ns=mtime_ns,
                 received_at=received_at or database.utc_now(),
                 seconds=time.perf_counter() - started,
             )
     return load(load_id, known=False)
 
 
-def _read(path: Path) -> list[tuple[str, str]]:
+def _pairs_in(path: Path, content: bytes) -> list[tuple[str, str]]:
     seen: dict[tuple[str, str], int] = {}
-    for line_number, values in catalogue.csv_rows(path, _COLUMNS):
+    for line_number, values in catalogue.csv_rows(path, content, _COLUMNS):
         place = f"{path}: line {line_number}"
         for name in _COLUMNS:
             catalogue.check_id(values, name, place)

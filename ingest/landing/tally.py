@@ -10,6 +10,7 @@ import base64
 import hmac
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +54,9 @@ def signature_of(body: bytes, secret: str) -> bytes:
 def line_of(body: bytes, register: QuizRegister) -> bytes:
     """The submission as a line for the spool, without newline.
 
-    Kept are the ids and times, the hidden fields that name learner, class and course,
-    and calculated numbers; a calculated text may repeat what was written. The rest is
-    kept only of forms whose free text the register keeps. Raises `NotASubmission`.
+    Kept are the ids and times, the hidden fields, which the page sets, and calculated
+    numbers; a calculated text may repeat what was written. The rest is kept only of
+    forms whose free text the register keeps. Raises `NotASubmission`.
     """
     try:
         webhook = parse_json(body.decode())
@@ -90,10 +91,29 @@ def line_of(body: bytes, register: QuizRegister) -> bytes:
         },
     }
     try:
-        line = json.dumps(kept, allow_nan=False, separators=(",", ":"))
-    except (ValueError, RecursionError) as error:
-        raise NotASubmission(str(error) or "nested too deeply") from None
-    return line.encode()
+        return _as_line(kept)
+    except ValueError as error:
+        raise NotASubmission(str(error)) from None
+
+
+def _as_line(value: dict[str, Any]) -> bytes:
+    """As compact as what came: no escapes, but of what UTF-8 cannot hold."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _in_utf8(value: Any) -> Any:
+    """Free text with U+FFFD in place of what UTF-8 cannot hold."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_in_utf8(each) for each in value]
+    if isinstance(value, dict):
+        return {_in_utf8(name): _in_utf8(each) for name, each in value.items()}
+    return value
 
 
 def _fields(submission: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -104,13 +124,14 @@ def _fields(submission: dict[str, Any]) -> Iterator[dict[str, Any]]:
             and isinstance(each.get("label"), str)
             and isinstance(each.get("type"), str)
         ):
-            yield {"key": None, "value": None, **each}
+            each = {"key": None, "value": None, **each}
+            # An id that UTF-8 cannot hold is none; a text is kept but for that.
+            yield each if each["type"] == _HIDDEN else _in_utf8(each)
 
 
 def _is_harmless(each: dict[str, Any]) -> bool:
     if each["type"] == _HIDDEN:
-        is_id = isinstance(each["value"], str) and isinstance(each["key"], str | None)
-        return is_id and each["label"] in (LEARNER, CLASS, COURSE)
+        return True
     return each["type"] == _CALCULATED and _is_number(each["value"])
 
 
@@ -171,12 +192,12 @@ def event_of(line: str, register: QuizRegister) -> str | Rejection:
         detail = f"form {form_id!r} is not in the quiz register; add it, then retry"
         return Rejection("unknown_form", "form_id", detail)
     fields = list(_fields(submission))
-    user_id = _hidden(fields, LEARNER)
-    if user_id is None:
-        return Rejection("no_learner", LEARNER, _no_hidden(LEARNER))
-    quiz = _quiz_for(quizzes, _hidden(fields, CLASS))
+    quiz = _quiz_for(quizzes, fields)
     if isinstance(quiz, Rejection):
         return quiz
+    user_id = _hidden(fields, quiz.learner_field)
+    if user_id is None:
+        return Rejection("no_learner", LEARNER, _no_hidden(quiz.learner_field))
     scores = [
         each["value"]
         for each in fields
@@ -202,13 +223,13 @@ def event_of(line: str, register: QuizRegister) -> str | Rejection:
         "type": QuizSubmitV1.TYPE,
         "schema_version": QuizSubmitV1.VERSION,
         "user_id": user_id,
-        "class_id": quiz.class_id or _hidden(fields, CLASS),
+        "class_id": quiz.class_id or _hidden(fields, quiz.class_field),
         "course_id": _hidden(fields, COURSE),
         "occurred_at": submission.get("createdAt"),
         "payload": payload,
         "source": "tally",
     }
-    return json.dumps(event, separators=(",", ":"))
+    return _as_line(event).decode()
 
 
 def _hidden(fields: Sequence[dict[str, Any]], label: str) -> str | None:
@@ -226,16 +247,22 @@ def _no_hidden(label: str) -> str:
     return f"no hidden field {label!r} with a value, or several"
 
 
-def _quiz_for(quizzes: Sequence[Quiz], class_id: str | None) -> Quiz | Rejection:
+def _quiz_for(
+    quizzes: Sequence[Quiz], fields: Sequence[dict[str, Any]]
+) -> Quiz | Rejection:
     """The row for the class; one for whichever class is second to one that names it."""
+    named = [(quiz, _hidden(fields, quiz.class_field)) for quiz in quizzes]
+    for quiz, class_id in named:
+        if class_id is not None and class_id == quiz.class_id:
+            return quiz
+    for quiz, class_id in named:
+        if class_id is not None and quiz.class_id is None:
+            return quiz
+    [(quiz, class_id), *others] = named
     if class_id is None:
-        if len(quizzes) == 1 and quizzes[0].class_id is not None:
-            return quizzes[0]
-        return Rejection("no_class", CLASS, _no_hidden(CLASS))
-    for wanted in (class_id, None):
-        for quiz in quizzes:
-            if quiz.class_id == wanted:
-                return quiz
+        if not others and quiz.class_id is not None:
+            return quiz
+        return Rejection("no_class", CLASS, _no_hidden(quiz.class_field))
     detail = f"the quiz register has the form for other classes than {class_id!r}"
     return Rejection("no_class", CLASS, detail)
 

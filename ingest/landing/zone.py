@@ -11,18 +11,22 @@ from pathlib import Path
 
 from ingest.landing import catalogue, event_files, lines
 from ingest.landing.catalogue import CatalogueLoad
-from ingest.landing.event_files import Landing
+from ingest.landing.event_files import PACKING, Landing
 from ingest.store import database
 from ingest.store.database import WarehouseError
 
 
 @dataclass(frozen=True)
 class ZoneLanding:
-    """What was taken: snapshots, event files, and snapshots that could not be read."""
+    """What was taken: snapshots, event files, and snapshots that could not be read.
+
+    `passed_over` are files of the zone that are neither, and that nobody will take.
+    """
 
     snapshots: tuple[CatalogueLoad, ...]
     events: Landing
     snapshot_failures: tuple[str, ...]
+    passed_over: tuple[Path, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -45,14 +49,17 @@ def files_in(zone: Path) -> list[Path]:
     found = []
     if any(snapshots.glob("*.csv")):
         found += catalogue.snapshot_files(snapshots)
-    events = zone / "events"
-    if events.is_dir():
-        found += sorted(
-            file
-            for file in events.rglob("*")
-            if file.is_file() and lines.is_event_file(file)
-        )
-    return found
+    return [*found, *event_files.files_below(zone / "events")[0]]
+
+
+def passed_over(zone: Path) -> list[Path]:
+    """What is there and never taken: another kind of file, or in another folder."""
+    _, found = event_files.files_below(zone / "events")
+    elsewhere, _ = event_files.files_below(zone)
+    folders = [zone / "events", zone / "catalogue"]
+    return found + [
+        path for path in elsewhere if not any(map(path.is_relative_to, folders))
+    ]
 
 
 def pending(
@@ -64,28 +71,41 @@ def pending(
     """Those of `files` whose content no load has.
 
     A file that stands under the path, with the size and the time of change that a load
-    noted is not read again; others are hashed. A snapshot's path counts, too: an
-    earlier catalogue may come into force again in a file of another name. Raises
-    `WarehouseError`.
+    noted is not read again; of others those are hashed whose size a load has. A
+    snapshot's path counts, too: an earlier catalogue may come into force again in a
+    file of another name. Raises `WarehouseError`.
     """
     if not warehouse_path.exists():
         return list(files)
     with database.open_for_reading(warehouse_path, wait_sec=wait_sec) as connection:
         loads = connection.execute(
-            "select kind, file, file_bytes, file_mtime_ns, file_sha256 from raw.load"
+            f"""
+            select kind, file, file_bytes, file_mtime_ns, file_sha256, {PACKING}
+            from raw.load
+            """
         ).fetchall()
-    unchanged = {(file, size, mtime_ns) for _, file, size, mtime_ns, _ in loads}
-    events = {sha256 for kind, _, _, _, sha256 in loads if kind == "events"}
+    unchanged = {(file, size, mtime_ns) for _, file, size, mtime_ns, _, _ in loads}
+    sizes = {size for _, _, size, *_ in loads}
+    events = {
+        (sha256, packing) for kind, *_, sha256, packing in loads if kind == "events"
+    }
     snapshots = {
-        (file, sha256) for kind, file, _, _, sha256 in loads if kind == "catalogue"
+        (file, sha256) for kind, file, *_, sha256, _ in loads if kind == "catalogue"
     }
 
     def is_pending(file: Path) -> bool:
-        stat = file.stat()
-        if (str(file), stat.st_size, stat.st_mtime_ns) in unchanged:
+        name, stat = lines.name_of(file), file.stat()
+        if (name, stat.st_size, stat.st_mtime_ns) in unchanged:
             return False
-        sha256 = lines.sha256_of(file)
-        return sha256 not in events and (str(file), sha256) not in snapshots
+        if stat.st_size not in sizes:
+            return True
+        try:
+            sha256 = lines.sha256_of(file)
+            if file.suffix == ".csv":
+                return (name, sha256) not in snapshots
+            return (sha256, lines.packing_of(file)) not in events
+        except OSError:
+            return True  # landing says why it cannot be read
 
     return [file for file in files if is_pending(file)]
 
@@ -110,4 +130,5 @@ def land_zone(zone: Path, warehouse_path: Path) -> ZoneLanding:
         tuple(snapshots),
         event_files.land(events, warehouse_path) if events else Landing(()),
         tuple(failures),
+        tuple(passed_over(zone)),
     )

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import duckdb
 
@@ -13,9 +12,12 @@ def record_load(
     connection: duckdb.DuckDBPyConnection,
     load_id: int,
     kind: str,
-    source: Path | str,
+    source: str,
     file_sha256: str,
     *,
+    file_bytes: int = 0,
+    file_mtime_ns: int = 0,
+    packing: str | None = None,
     received_at: datetime,
     seconds: float,
     lines_read: int = 0,
@@ -27,16 +29,16 @@ def record_load(
 ) -> None:
     """Writes the load's row: what it was made of, by which versions, and its counts.
 
-    `source` is the file, or a name for what is none.
+    `source` is the file, or a name for what is none; its bytes and hash are those that
+    were read, and `packing` is how they were unpacked.
     """
-    stat = source.stat() if isinstance(source, Path) else None
     row = {
         "load_id": load_id,
         "kind": kind,
-        "file": str(source),
+        "file": source,
         "file_sha256": file_sha256,
-        "file_bytes": stat.st_size if stat else 0,
-        "file_mtime_ns": stat.st_mtime_ns if stat else 0,
+        "file_bytes": file_bytes,
+        "file_mtime_ns": file_mtime_ns,
         "lines_read": lines_read,
         "accepted": accepted,
         "duplicate": duplicate,
@@ -47,6 +49,7 @@ def record_load(
         "seconds": seconds,
         "loader_version": version("lms-warehouse"),
         "contracts_digest": generated.digest(),
+        "packing": packing,
     }
     columns = ", ".join(row)
     values = ", ".join(f"${name}" for name in row)

@@ -49,7 +49,7 @@ def _progress(total_files: int) -> Iterator[Any]:
 def land(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Files (.ndjson, .jsonl, .gz, .zst) or folders."),
+        typer.Argument(help="Files (.ndjson, .jsonl, .json, .gz, .zst) or folders."),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -67,8 +67,15 @@ def land(
             print_table(
                 "Rejected, by reason", ["reason", "lines"], list(reasons.items())
             )
+    for folder in filter(Path.is_dir, paths):
+        _, passed_over = event_files.files_below(folder)
+        if line := event_files.passed_over_line(folder, passed_over):
+            errors.print(f"note: {line}", markup=False)
+    for load in result.loads:
+        if load.note:
+            errors.print(f"note: {load.note}", markup=False)
     for load in result.failures:
-        errors.print(f"error: {load.failed}")
+        errors.print(f"error: {load.failed}", markup=False)
     if result.failures:
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import duckdb
 
-from ingest.landing import zone
+from ingest.landing import event_files, zone
 from ingest.store import database
 from ingest.store.conservation import broken_loads
 from orchestration.defs.metadata import relation_metadata, sample_table
@@ -105,6 +105,9 @@ def raw_tables(
             wrong = loads_that_lost_lines(connection, result.load_ids())
     for failure in result.failures:
         context.log.warning(failure)
+    landing_zone = database.landing_zone_path()
+    if line := event_files.passed_over_line(landing_zone, result.passed_over):
+        context.log.warning(line)
     totals = result.events.totals()
     reasons = sample_table(
         list(totals.pop("rejected_by_reason").items()), ["", "lines"]
@@ -124,7 +127,10 @@ def raw_tables(
         passed=not result.failures,
         asset_key=LOAD,
         check_name="every_file_was_landed",
-        metadata={"failures": list(result.failures)},
+        metadata={
+            "failures": list(result.failures),
+            "passed_over": len(result.passed_over),
+        },
     )
 
 

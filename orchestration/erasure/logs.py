@@ -60,16 +60,17 @@ class Names:
 
     def are_in_file(self, file: Path) -> bool:
         """Reads packed event files unpacked. Plain search first: it is faster."""
-        source = lines.open_source(file)
         plain = [each.encode() for each in self.spellings]
         pattern = self._pattern
         overlap = 2 * max(map(len, plain))
         buffer = b""
         part = bytearray(_SCANNED_BYTES)
-        while count := source.readinto(memoryview(part)):
-            buffer = buffer[-overlap:] + part[:count]
-            if any(each in buffer for each in plain) and pattern.search(buffer):
-                return True
+        with contextlib.closing(lines.EventFile(file)) as opened:
+            source = opened.source()
+            while count := source.readinto(memoryview(part)):
+                buffer = buffer[-overlap:] + part[:count]
+                if any(each in buffer for each in plain) and pattern.search(buffer):
+                    return True
         return False
 
 

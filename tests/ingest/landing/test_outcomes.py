@@ -1,8 +1,10 @@
 """What happens to a line: each outcome of the domain page, on real landings."""
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import time
 import zlib
 from collections import Counter
@@ -987,13 +989,15 @@ DAMAGED = {
     "wrong_length.ndjson.gz": flipped(GZ, -1),
     "flipped_in_the_middle.ndjson.gz": flipped(GZ, len(GZ) // 2),
     "header_alone.ndjson.gz": GZ[:10],
-    "not_compressed.ndjson.gz": CONTENT,
+    "no_magic_bytes.ndjson.gz": flipped(GZ, 0),
     "empty.ndjson.gz": b"",
     "second_member_cut.ndjson.gz": GZ + GZ[: len(GZ) // 2],
     "half.ndjson.zst": ZST[: len(ZST) // 2],
     "without_its_last_byte.ndjson.zst": ZST[:-1],
     "wrong_checksum.ndjson.zst": flipped(CHECKED_ZST, 20),
-    "not_compressed.ndjson.zst": CONTENT,
+    "no_magic_bytes.ndjson.zst": flipped(ZST, 0),
+    "bzip2.ndjson": bz2.compress(CONTENT),
+    "xz.ndjson": lzma.compress(CONTENT),
     "empty.ndjson.zst": b"",
     "second_frame_cut.ndjson.zst": ZST + ZST[: len(ZST) // 2],
 }
@@ -1035,6 +1039,11 @@ def test_a_damaged_file_can_be_landed_once_it_is_whole(warehouse: Warehouse) -> 
         ("a.jsonl", CONTENT),
         ("a.ndjson.gz", GZ),
         ("a.ndjson.zst", ZST),
+        ("gzip.ndjson", GZ),
+        ("zstd.ndjson.gz", ZST),
+        ("plain.ndjson.gz", CONTENT),
+        ("S3.json", CONTENT),
+        ("CAPITALS.NDJSON.GZ", GZ),
         ("two_members.ndjson.gz", gzip.compress(ONE + b"\n") + GZ),
         ("two_frames.ndjson.zst", zstd(ONE + b"\n") + ZST),
     ],

@@ -513,7 +513,6 @@ def test_the_same_response_is_the_same_submission_always(
 SECRETIVE = (
     *FIELDS,
     calculated("summary", f"{ESSAY}!"),
-    hidden("email", "ada@example.org"),
     question("Choose", [ESSAY], "MULTIPLE_CHOICE"),
     {**calculated("points", 3), "note": ESSAY},
     {**hidden("class_id", "algebra"), "options": [{"text": ESSAY}]},
