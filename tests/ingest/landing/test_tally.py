@@ -621,3 +621,58 @@ def test_a_submission_long_past_is_taken_and_one_from_tomorrow_is_not() -> None:
         (late + timedelta(hours=25), "out_of_range"),
     ):
         assert reason_of(webhook(at=moment.isoformat())) == reason
+
+
+# --------------------------------------------------------------------------------------
+# Nothing that arrived is lost
+# --------------------------------------------------------------------------------------
+
+
+def test_a_text_that_utf8_cannot_hold_costs_no_score(
+    collector: Collecting, warehouse: Warehouse, register: Path
+) -> None:
+    register.write_text(HEADER + ROW.replace(",no", ",yes"))
+    answer = submit(collector, webhook(*FIELDS, question("Why?", "because \ud800")))
+    assert (answer.status, answer.json["outcome"]) == (200, "accepted")
+    collector.land(warehouse)
+    [[line]] = warehouse.rows("select line from raw.lms_event")
+    assert "because \N{REPLACEMENT CHARACTER}" in line
+
+
+@pytest.mark.parametrize("where", ["response", "user_id"])
+def test_an_id_that_utf8_cannot_hold_is_a_dead_letter_and_answered(
+    collector: Collecting, warehouse: Warehouse, where: str
+) -> None:
+    fields = [*without_label("user_id"), hidden("user_id", "\ud800")]
+    posted = webhook(response="\ud800") if where == "response" else webhook(*fields)
+    answer = submit(collector, posted)
+    assert (answer.status, answer.json["outcome"]) == (200, "rejected")
+    collector.land(warehouse)
+    assert warehouse.rows("select reason from raw.dead_letter") == [("invalid_utf8",)]
+
+
+def test_a_text_takes_up_no_more_room_than_it_came_in(collector: Collecting) -> None:
+    """360 KB of é were 1.08 MB of escapes, and refused."""
+    fields = [*FIELDS, hidden("note", "é" * 250_000)]
+    body = json.dumps(webhook(*fields), ensure_ascii=False).encode()
+    assert submit(collector, body).json["outcome"] == "accepted"
+    assert len(collector.raw_lines()[0]) < len(body)
+
+
+def test_the_register_names_the_fields_of_learner_and_class(
+    collector: Collecting, warehouse: Warehouse, register: Path
+) -> None:
+    fields = [
+        hidden("email", "ada"),
+        hidden("lesson", "algebra"),
+        calculated("score", 8),
+    ]
+    assert submit(collector, webhook(*fields)).json["outcome"] == "rejected"
+    collector.land(warehouse)
+    register.write_text(
+        f"{HEADER.strip()},learner_field,class_field\n{ROW.strip()},email,lesson\n"
+    )
+    assert dead_letters.retry(warehouse.path).accepted == 1
+    assert warehouse.rows("select user_id, class_id from raw.lms_event") == [
+        ("ada", "algebra")
+    ]
