@@ -288,7 +288,7 @@ def classes(export: Export) -> dict[str, LmsClass]:
             is_section=str(kind or "LESSON").upper() == "SECTION",
             parent_id=None if parent_id is None else str(parent_id),
             media=tuple(_medium_type(each) for each in media),
-            quiz_form=_form(quiz.get("tally_form_id")),
+            quiz_form=next(_forms(quiz), None),
             pass_mark=_mark(quiz.get("pass_threshold")),
         )
     return found
@@ -303,7 +303,21 @@ def _media(media_json: Any) -> list[dict[str, Any]]:
 
 
 def _medium_type(medium: Mapping[str, Any]) -> str:
+    """The type in capitals; whatever has a Tally form is a quiz."""
+    if next(_forms(medium), None):
+        return "QUIZ"
     return str(medium.get("type") or "").upper()
+
+
+def _forms(medium: Mapping[str, Any]) -> Iterator[str]:
+    """The medium's Tally forms: its own one first, then those by language."""
+    by_language = medium.get("tally_form_ids")
+    if isinstance(by_language, dict):
+        by_language = [by_language[language] for language in sorted(by_language)]
+    others = by_language if isinstance(by_language, list) else []
+    for value in (medium.get("tally_form_id"), *others):
+        if form := _form(value):
+            yield form
 
 
 def _form(value: Any) -> str | None:

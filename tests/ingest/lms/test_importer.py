@@ -536,6 +536,28 @@ def test_a_class_asks_for_what_its_media_are(
     assert (row.has_video, row.has_quiz) == (has_video, has_quiz)
 
 
+@pytest.mark.parametrize(
+    "forms",
+    [
+        {"tally_form_id": "wkPz0d"},
+        {"tally_form_ids": {"vi": "nPrj8V", "en": "wkPz0d"}},
+        {"tally_form_id": "wkPz0d", "tally_form_ids": {"en": "eqOGYl"}},
+    ],
+)
+def test_a_page_with_a_tally_form_is_a_quiz_with_its_pass_mark(
+    lms: Lms, warehouse: Warehouse, forms: dict[str, Any]
+) -> None:
+    web = {"type": "WEB", "url": "https://tally.so/r/x", "pass_threshold": 60, **forms}
+    lms.db.execute("delete from lms_class")
+    lms.add_class(media=[{"type": "VIDEO"}, web])
+    lms.row("QUIZ_SUBMIT", {"score": 7, "max_score": 10})
+    move_in(warehouse, lms.path)
+    assert warehouse.rows("select has_video, has_quiz from raw.catalogue") == [(1, 1)]
+    assert warehouse.rows(
+        "select payload ->> 'quiz_id', payload ->> 'passed' from raw.lms_event"
+    ) == [("wkPz0d", "true")]
+
+
 def test_sections_are_no_classes_to_complete(lms: Lms, warehouse: Warehouse) -> None:
     lms.add_class("s1", kind="SECTION", order=0)
     lms.add_class("c2", parent="s1", order=2, name="Inside")
