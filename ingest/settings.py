@@ -185,6 +185,9 @@ class Settings:
     checks_cron: str = _set_by(
         "LMS_CHECKS_CRON", "30 3 * * *", "when the whole history is checked"
     )
+    kpis_cron: str = _set_by(
+        "LMS_KPIS_CRON", "0 6 * * *", "when key figures past their level are reported"
+    )
     reconcile_cron: str = _set_by(
         "LMS_RECONCILE_CRON",
         "0 4 * * *",

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from orchestration.defs.derived import derived_assets
+from orchestration.defs.kpi import kpi_check
 from orchestration.defs.outbox import deliveries, integration_events
 from orchestration.defs.raw import landing_files, raw_tables
 from orchestration.defs.reconcile import reconcile_checks
@@ -50,6 +51,12 @@ reconcile_job = dg.define_asset_job(
     "reconcile",
     selection=_RECONCILIATION,
     description="Proves that all that is derived agrees with raw.",
+)
+
+kpis_job = dg.define_asset_job(
+    "kpis",
+    selection=dg.AssetSelection.checks(kpi_check),
+    description="Says which key figures are past their level.",
 )
 
 # Apart from `refresh`: a receiver that is down or slow must hold up nobody else.

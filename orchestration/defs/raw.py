@@ -17,6 +17,13 @@ LOAD = dg.AssetKey(["raw", "load"])
 RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
 
 
+class_skill = dg.AssetSpec(
+    ["raw", "class_skill"],
+    group_name="raw",
+    description="Which classes teach which skill: `warehouse catalogue --skills FILE`.",
+)
+
+
 @dg.multi_asset(
     name="survey_landing_zone",
     specs=[

@@ -7,6 +7,7 @@ import dagster as dg
 from orchestration.defs.jobs import (
     checks_job,
     is_under_way,
+    kpis_job,
     publish_job,
     reconcile_job,
     refresh_job,
@@ -16,6 +17,7 @@ from orchestration.outbox.settings import RECEIVERS_VARIABLE, Settings
 REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
 PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"
 CHECKS_CRON = os.environ.get("LMS_CHECKS_CRON") or "30 3 * * *"
+KPIS_CRON = os.environ.get("LMS_KPIS_CRON") or "0 6 * * *"
 RECONCILE_CRON = os.environ.get("LMS_RECONCILE_CRON") or "0 4 * * *"
 
 
@@ -53,6 +55,13 @@ def publish_schedule(
 checks_schedule = dg.ScheduleDefinition(
     job=checks_job,
     cron_schedule=CHECKS_CRON,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+kpis_schedule = dg.ScheduleDefinition(
+    job=kpis_job,
+    cron_schedule=KPIS_CRON,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 

@@ -158,7 +158,9 @@ def _of_courses(reader: Reader) -> Row:
         shown[name] = cell[name]
     if shown["active_7d_count"] is None:
         shown["engagement_rate"] = None
-    levels = {row["kpi"]: row for row in reader.rows("select * from analytics.kpi_level")}
+    levels = {
+        row["kpi"]: row for row in reader.rows("select * from analytics.kpi_level")
+    }
     return {
         **shown,
         **{
