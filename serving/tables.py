@@ -16,6 +16,9 @@ from typing import Any
 from serving import formats
 from serving.reader import Row
 
+# Characters that stay on one line.
+_SHORT = 24
+
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -58,17 +61,21 @@ def html(columns: Sequence[Column], rows: Iterable[Row], *, caption: str) -> str
     )
 
 
-def _kind(column: Column) -> str:
-    return ' class="number"' if column.is_number else ""
+def _kind(column: Column, text: str = "") -> str:
+    """How a cell is set: what is short stays on one line."""
+    if column.is_number:
+        return ' class="number"'
+    return ' class="short"' if 0 < len(text) <= _SHORT else ' class="long"'
 
 
 def _cell(column: Column, row: Row) -> str:
     value = row[column.name]
-    shown = escape(column.form(value))
+    text = column.form(value)
+    shown = escape(text)
     address = column.link(row) if column.link and value is not None else None
     if address:
         shown = f'<a href="{escape(address)}">{shown}</a>'
-    return f"<td{_kind(column)}>{shown}</td>"
+    return f"<td{_kind(column, text)}>{shown}</td>"
 
 
 def as_csv(rows: Sequence[Row]) -> str:

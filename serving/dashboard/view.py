@@ -1,7 +1,6 @@
 """What every page is made of: its head, its scope, tables, numbers and charts."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,7 +13,7 @@ import streamlit as st
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from serving import formats, tables
-from serving.access import Scope, scope_of
+from serving.access import scope_of
 from serving.charts import Chart
 from serving.questions import overview
 from serving.questions.events import Selection
@@ -32,7 +31,9 @@ table.rows caption { text-align: left; font-weight: 600; padding: 0.4rem 0 }
 table.rows th, table.rows td {
   text-align: left; padding: 0.3rem 0.8rem 0.3rem 0; vertical-align: top;
   border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent);
-  overflow-wrap: anywhere }
+  overflow-wrap: anywhere; min-width: 4rem }
+table.rows td.long { min-width: 9rem }
+table.rows td.short { white-space: nowrap }
 table.rows th { overflow-wrap: normal }
 table.rows .number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
@@ -52,6 +53,9 @@ table.rows a:hover, .kpi a:hover { text-decoration-thickness: 2px }
 .kpi .level { font-weight: 600 }
 .more { display: flex; gap: 1rem }
 .scroll { overflow-x: auto }
+/* Streamlit's own grey is too faint to read. */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * {
+  color: inherit !important; opacity: 1 !important }
 </style>
 """
 
@@ -177,35 +181,48 @@ def _page_number(file: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 6 else 0
 
 
-def _scope(settings: Settings) -> Scope:
-    viewer = st.context.headers.get(settings.dashboard_user_header)
-    return scope_of(settings.dashboard_access, viewer)
+def _viewer(settings: Settings) -> str | None:
+    """Whom the reverse proxy names."""
+    return st.context.headers.get(settings.dashboard_user_header)
 
 
-@contextmanager
-def open_page(title: str, icon: str, *, has_course: bool = True) -> Iterator[Page]:
-    """Draws the head of a page and its choices; what goes wrong is one line on it."""
-    st.html(_STYLE)
-    st.title(title)
-    try:
-        settings = Settings.from_environment()
-        follower = _follower(settings.published / settings.warehouse.name, settings.now)
-        scope = _scope(settings)
-        if scope.courses == ():
-            st.warning(
-                "No course is open to you: ask who runs the dashboard to name you in "
-                "its access file."
-            )
-            return
-        shown = follower.newest()
-        with follower.reader(scope) as reader:
-            zone = _chosen_zone()
-            course = _chosen_course(reader) if has_course else None
-            _say_what_is_shown(reader, zone, settings.now)
-            yield Page(reader.only(course), zone, course)
-        _follow(follower, shown)
-    except WarehouseError as error:
-        st.error(str(error), icon=icon)
+def drawn(
+    title: str, *, has_course: bool = True
+) -> Callable[[Callable[[Page], None]], Callable[[], None]]:
+    """Makes a page of the function that draws what is on it: with its head, its choices
+    and its scope. What a user can mend is one line on it."""
+
+    def page_of(draw: Callable[[Page], None]) -> Callable[[], None]:
+        def show() -> None:
+            st.html(_STYLE)
+            st.title(title)
+            try:
+                _draw(draw, has_course=has_course)
+            except WarehouseError as error:
+                st.error(str(error), icon=":material/error:")
+
+        return show
+
+    return page_of
+
+
+def _draw(draw: Callable[[Page], None], *, has_course: bool) -> None:
+    settings = Settings.from_environment()
+    follower = _follower(settings.published / settings.warehouse.name, settings.now)
+    scope = scope_of(settings.dashboard_access, _viewer(settings))
+    if scope.courses == ():
+        st.warning(
+            "No course is open to you: ask who runs the dashboard to name you in "
+            "its access file."
+        )
+        return
+    shown = follower.newest()
+    with follower.reader(scope) as reader:
+        zone = _chosen_zone()
+        course = _chosen_course(reader) if has_course else None
+        _say_what_is_shown(reader, zone, settings.now)
+        draw(Page(reader.only(course), zone, course))
+    _follow(follower, shown)
 
 
 def _chosen_zone() -> str:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from serving import charts, formats
-from serving.dashboard.view import Page, open_page
+from serving.dashboard.view import Page, drawn
 from serving.questions import course, overview
 from serving.tables import Column
 
@@ -15,17 +15,17 @@ _DEFINITIONS = """
 """
 
 
-def show() -> None:
-    with open_page("Course", ":material/error:") as page:
-        if page.course is None:
-            st.write("Choose a course:")
-            for each in overview.courses(page.reader):
-                page.lead(each, page.address("course", course=each))
-            return
-        _funnel(page, page.course)
-        _progress(page, page.course)
-        if page.reader.scope.sees_names:
-            _leaderboard(page, page.course)
+@drawn("Course")
+def show(page: Page) -> None:
+    if page.course is None:
+        st.write("Choose a course:")
+        for each in overview.courses(page.reader):
+            page.lead(each, page.address("course", course=each))
+        return
+    _funnel(page, page.course)
+    _progress(page, page.course)
+    if page.reader.scope.sees_names:
+        _leaderboard(page, page.course)
 
 
 def _funnel(page: Page, chosen: str) -> None:

@@ -3,26 +3,26 @@
 import streamlit as st
 
 from serving import formats
-from serving.dashboard.view import Page, open_page
+from serving.dashboard.view import Page, drawn
 from serving.questions import data_health
 from serving.reader import Row
 from serving.tables import Column
 
 
-def show() -> None:
-    with open_page("Data health", ":material/error:", has_course=False) as page:
-        totals = data_health.totals(page.reader)
-        st.write(
-            f"{formats.number(totals['lines_read'])} lines read: "
-            + ", ".join(
-                f"{formats.number(totals[name])} {name}"
-                for name in ("accepted", "duplicate", "conflict", "rejected", "erased")
-            )
-            + f"; {formats.number(totals['lines_unaccounted'])} unaccounted for."
+@drawn("Data health", has_course=False)
+def show(page: Page) -> None:
+    totals = data_health.totals(page.reader)
+    st.write(
+        f"{formats.number(totals['lines_read'])} lines read: "
+        + ", ".join(
+            f"{formats.number(totals[name])} {name}"
+            for name in ("accepted", "duplicate", "conflict", "rejected", "erased")
         )
-        _dead_letters(page)
-        _loads(page)
-        _lag(page)
+        + f"; {formats.number(totals['lines_unaccounted'])} unaccounted for."
+    )
+    _dead_letters(page)
+    _loads(page)
+    _lag(page)
 
 
 def _dead_letters(page: Page) -> None:

@@ -4,27 +4,27 @@ import streamlit as st
 
 from serving import charts, formats, tables
 from serving.dashboard.pages.needs_help import WORDS
-from serving.dashboard.view import Page, open_page
+from serving.dashboard.view import Page, drawn
 from serving.questions import learner
 from serving.reader import Row
 from serving.tables import Column
 
 
-def show() -> None:
-    with open_page("Learner", ":material/error:") as page:
-        page.reader.needs_names()
-        user = st.text_input("Learner's id", key="user", bind="query-params")
-        if not user:
-            st.write("Type an id, or a part of it.")
-            return
-        found = learner.found(page.reader, user)
-        if user not in found and not learner.steps(page.reader, user):
-            for each in found:
-                page.lead(each, page.address("learner", user=each))
-            if not found:
-                st.info(f"No learner's id contains {user!r}.")
-            return
-        _show(page, user)
+@drawn("Learner")
+def show(page: Page) -> None:
+    page.reader.needs_names()
+    user = st.text_input("Learner's id", key="user", bind="query-params")
+    if not user:
+        st.write("Type an id, or a part of it.")
+        return
+    found = learner.found(page.reader, user)
+    if user not in found and not learner.steps(page.reader, user):
+        for each in found:
+            page.lead(each, page.address("learner", user=each))
+        if not found:
+            st.info(f"No learner's id contains {user!r}.")
+        return
+    _show(page, user)
 
 
 def _show(page: Page, user: str) -> None:
@@ -72,10 +72,16 @@ def _show(page: Page, user: str) -> None:
         file="courses",
         empty="The learner has started no course of today's catalogue.",
     )
+    steps = learner.steps(reader, user)
+    touched = {row["class_id"] for row in steps if row["video_completed"] is not None}
+
+    def any_events(row: Row) -> str | None:
+        return of_class()(row) if row["class_id"] in touched else None
+
     st.header("Why a step is not done")
     page.table(
         (
-            Column("class_id", "class", formats.text, of_class()),
+            Column("class_id", "class", formats.text, any_events),
             Column("title", "title"),
             Column("because", "why"),
             Column("parts", "what there is"),
@@ -99,7 +105,7 @@ def _show(page: Page, user: str) -> None:
     page.table(
         (
             Column("course_id", "course"),
-            Column("class_id", "class", formats.text, of_class()),
+            Column("class_id", "class", formats.text, any_events),
             Column("title", "title"),
             Column("completed_at", "step done", page.moment),
             Column("video_completed", "video done", _yes),
@@ -110,7 +116,7 @@ def _show(page: Page, user: str) -> None:
             Column("quiz_passed", "quiz passed", _yes),
             Column("quiz_score", "score", formats.number, of_class("QUIZ_SUBMIT")),
         ),
-        learner.steps(reader, user),
+        steps,
         caption="Steps",
         file="steps",
         empty="No step.",

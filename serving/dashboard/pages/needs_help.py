@@ -5,7 +5,7 @@ from collections import Counter
 import streamlit as st
 
 from serving import formats
-from serving.dashboard.view import open_page
+from serving.dashboard.view import Page, drawn
 from serving.questions import needs_help
 from serving.tables import Column
 
@@ -16,42 +16,41 @@ WORDS = {
 }
 
 
-def show() -> None:
-    with open_page("Needs help", ":material/error:") as page:
-        rows = needs_help.at_risk(page.reader)
-        reason = st.selectbox(
-            "Reason",
-            sorted({row["reason"] for row in rows}),
-            index=None,
-            placeholder="Every reason",
-            format_func=lambda name: WORDS.get(name, name),
-            key="reason",
-            bind="query-params",
-        )
-        chosen = [row for row in rows if reason in (None, row["reason"])]
-        learners = len({row["user_id"] for row in chosen})
-        counts = Counter(row["reason"] for row in chosen)
-        said = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-        st.write(f"{learners} learners need help: {said}." if chosen else "")
-        page.table(
-            (
-                Column("user_id", "learner", formats.text, page.learner),
-                Column("course_id", "course"),
-                Column("reason", "reason", lambda name: WORDS.get(name, name)),
-                Column("detail", "what is seen"),
-                Column("since", "since", page.moment),
-                Column(
-                    *("event_count", "events", formats.number),
-                    lambda row: page.events(
-                        kind="risk",
-                        user=row["user_id"],
-                        course=row["course_id"],
-                        reason=row["reason"],
-                    ),
+@drawn("Needs help")
+def show(page: Page) -> None:
+    rows = needs_help.at_risk(page.reader)
+    reason = st.selectbox(
+        "Reason",
+        sorted({row["reason"] for row in rows}),
+        index=None,
+        placeholder="Every reason",
+        key="reason",
+        bind="query-params",
+    )
+    chosen = [row for row in rows if reason in (None, row["reason"])]
+    learners = len({row["user_id"] for row in chosen})
+    counts = Counter(row["reason"] for row in chosen)
+    said = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    st.write(f"{learners} learners need help: {said}." if chosen else "")
+    page.table(
+        (
+            Column("user_id", "learner", formats.text, page.learner),
+            Column("course_id", "course"),
+            Column("reason", "reason", lambda name: WORDS.get(name, name)),
+            Column("detail", "what is seen"),
+            Column("since", "since", page.moment),
+            Column(
+                *("event_count", "events", formats.number),
+                lambda row: page.events(
+                    kind="risk",
+                    user=row["user_id"],
+                    course=row["course_id"],
+                    reason=row["reason"],
                 ),
             ),
-            chosen,
-            caption="Learners with most reasons first, then who has waited longest",
-            file="needs-help",
-            empty="Nobody needs help in this scope.",
-        )
+        ),
+        chosen,
+        caption="Learners with most reasons first, then who has waited longest",
+        file="needs-help",
+        empty="Nobody needs help in this scope.",
+    )

@@ -3,27 +3,27 @@
 import streamlit as st
 
 from serving import charts, formats
-from serving.dashboard.view import Page, open_page
+from serving.dashboard.view import Page, drawn
 from serving.questions import video
 from serving.reader import Row
 from serving.tables import Column
 
 
-def show() -> None:
-    with open_page("Video", ":material/error:") as page:
-        videos = video.videos(page.reader)
-        class_id = st.selectbox(
-            "Video",
-            [row["class_id"] for row in videos],
-            index=None,
-            placeholder="All videos",
-            key="class_id",
-            bind="query-params",
-        )
-        if class_id:
-            _one(page, class_id)
-        else:
-            _all(page, videos)
+@drawn("Video")
+def show(page: Page) -> None:
+    videos = video.videos(page.reader)
+    class_id = st.selectbox(
+        "Video",
+        [row["class_id"] for row in videos],
+        index=None,
+        placeholder="All videos",
+        key="class_id",
+        bind="query-params",
+    )
+    if class_id:
+        _one(page, class_id)
+    else:
+        _all(page, videos)
 
 
 def _all(page: Page, videos: list[Row]) -> None:
