@@ -67,10 +67,9 @@ old one.
 {% endmacro %}
 
 {#- The upstream of the running model: its nearest incremental models, and all the code
-    that stands between, with the macros that it uses. -#}
+    that stands between. -#}
 {% macro upstream() %}
-    {% set found = {'models': [], 'code': [], 'macros': [], 'reads_catalogue': false} %}
-    {% do found.macros.extend(model.depends_on.macros) %}
+    {% set found = {'models': [], 'code': [], 'reads_catalogue': false} %}
     {% set seen = [] %}
     {% set ns = namespace(todo=model.depends_on.nodes | list) %}
     {% for _ in range(200) if ns.todo %}
@@ -92,7 +91,6 @@ old one.
                         node.checksum.checksum if node.resource_type == 'seed'
                         else node.raw_code
                     ) %}
-                    {% do found.macros.extend(node.depends_on.macros) %}
                     {% set ns.todo = ns.todo + (node.depends_on.nodes | list) %}
                 {% endif %}
             {% endif %}
@@ -101,25 +99,28 @@ old one.
     {{ return(found) }}
 {% endmacro %}
 
-{#- The text of these macros of the project and of those that they use. The macros of
-    this file are left out: they choose the rows, and say nothing of what becomes of
-    them. -#}
-{% macro code_of_macros(ids) %}
-    {% set code = {} %}
-    {% set ns = namespace(todo=ids | list) %}
+{#- The text of the project's macros that this code names, and of those that they name.
+    Found by their names: dbt knows the macros that were called, which are other ones when
+    a model starts over. The macros of this file are left out: they choose the rows, and
+    say nothing of what becomes of them. -#}
+{% macro code_of_macros(code) %}
+    {% set found = {} %}
+    {% set ns = namespace(todo=[code]) %}
     {% for _ in range(500) if ns.todo %}
-        {% set id = ns.todo[0] %}
+        {% set names = modules.re.findall('([a-z_]+)[(]', ns.todo[0]) %}
         {% set ns.todo = ns.todo[1:] %}
-        {% set name = id.split('.')[2] %}
-        {% if id.startswith('macro.' ~ project_name ~ '.') and name not in code %}
+        {% for name in names if name in context and name not in found %}
             {% set used = context[name].macro %}
-            {% if not used.original_file_path.endswith('incremental.sql') %}
-                {% do code.update({name: used.macro_sql}) %}
-                {% set ns.todo = ns.todo + (used.depends_on.macros | list) %}
+            {% if
+                used and used.package_name == project_name
+                and not used.original_file_path.endswith('incremental.sql')
+            %}
+                {% do found.update({name: used.macro_sql}) %}
+                {% set ns.todo = ns.todo + [used.macro_sql] %}
             {% endif %}
-        {% endif %}
+        {% endfor %}
     {% endfor %}
-    {{ return(code.values() | sort | join('\n')) }}
+    {{ return(found.values() | sort | join('\n')) }}
 {% endmacro %}
 
 {#- What the running model has consumed and what it could: a dict of `watermark`,
@@ -148,9 +149,8 @@ old one.
         {% do watermarks.update({row.model: row.watermark | int}) %}
         {% do fingerprints.update({row.model: row.rule_fingerprint}) %}
     {% endfor %}
-    {% set rule = [
-        model.raw_code, above.code | join('\n'), code_of_macros(above.macros)
-    ] %}
+    {% set code = model.raw_code ~ '\n' ~ above.code | join('\n') %}
+    {% set rule = [code, code_of_macros(code)] %}
     {#- Who does not read a variable does not start over when it is edited. -#}
     {% set read = modules.re.findall('var[(].([a-z_]+)', rule | join('\n')) %}
     {% for name in read | unique | sort %}
