@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from serving.dashboard.pages import (
+from serving.dashboard.screens import (
     course,
     data_health,
     events,

@@ -30,10 +30,11 @@ WAREHOUSE = (sys.executable, "-c", "from orchestration.cli import main; main()")
 COURSE = "sql-first-query"
 ODD = 'zoë "z" o\'neil; 🎓'
 
-# Every page, with what its address may choose.
+# Every page, with what its address may choose. The first is not the front page: an
+# address that was sent opens on a dashboard that has just started, too.
 PAGES = {
-    "overview": {},
     "course": {"course": COURSE},
+    "overview": {},
     "video": {"class_id": f"{COURSE}/joins"},
     "quiz": {"course": COURSE},
     "needs_help": {},
@@ -47,7 +48,7 @@ TITLES = {"needs_help": "Needs help", "data_health": "Data health"}
 def shown(page: str, **query: str) -> AppTest:
     """The page with these choices in its address."""
     app = AppTest.from_string(
-        f"from serving.dashboard.pages import {page}\n{page}.show()\n",
+        f"from serving.dashboard.screens import {page}\n{page}.show()\n",
         default_timeout=60,
     )
     for name, value in query.items():

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from serving import charts, formats, tables
-from serving.dashboard.pages.needs_help import WORDS
+from serving.dashboard.screens.needs_help import WORDS
 from serving.dashboard.view import Page, drawn
 from serving.questions import learner
 from serving.reader import Row
