@@ -10,7 +10,7 @@ import sys
 import duckdb
 import typer
 
-from ingest.store.database import WarehouseError, first_line
+from ingest.errors import WarehouseError, first_line
 from orchestration.commands import (
     collect,
     contracts,

@@ -12,7 +12,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 
 COLUMNS = ("viewer", "course_id", "names")
 EVERY_COURSE = "*"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.store.database import WarehouseError, first_line
+from ingest.errors import WarehouseError, first_line
 
 
 def snapshot_path(warehouse_path: Path) -> Path:

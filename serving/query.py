@@ -7,7 +7,8 @@ from typing import Any
 
 import duckdb
 
-from ingest.store.database import WarehouseError, first_line, sql_path
+from ingest.errors import WarehouseError, first_line
+from ingest.store.database import sql_path
 from ingest.store.files import new_file
 from serving import published
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from serving.access import Scope
 from serving.published import connect
 

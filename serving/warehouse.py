@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import WarehouseError, first_line
 from serving import published
 
 if TYPE_CHECKING:

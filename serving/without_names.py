@@ -16,8 +16,8 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.errors import WarehouseError
-from ingest.store.database import first_line, sql_path
+from ingest.errors import WarehouseError, first_line
+from ingest.store.database import sql_path
 from serving.access import Scope
 from serving.reader import Follower
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 
 logger = logging.getLogger(__name__)
 

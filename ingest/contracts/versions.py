@@ -25,8 +25,8 @@ from ingest.contracts.generated import (
     json_schema,
     schema_file_name,
 )
+from ingest.errors import WarehouseError
 from ingest.store import database
-from ingest.store.database import WarehouseError
 
 PUBLISHED_FOLDER = SCHEMA_FOLDER / "published"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import duckdb
 
 from ingest.contracts import validation
+from ingest.errors import WarehouseError
 from ingest.landing import lines
 from ingest.store import database, loads
-from ingest.store.database import WarehouseError
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
 _LARGEST_POSITION = 2**31 - 1

@@ -11,11 +11,11 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.landing import lines
 from ingest.landing.lines import Chunk, EventFile
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
 from ingest.store import database, loads
-from ingest.store.database import WarehouseError
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _land_file(
             )
             result = replace(result, note=note)
     except OSError as error:
-        reason = error.strerror or database.first_line(error)
+        reason = error.strerror or first_line(error)
         return Load(
             name,
             failed=f"{name}: cannot be read to its end ({reason}); nothing of it was "

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ingest.errors import WarehouseError
 from ingest.landing import catalogue, lines
 from ingest.store import database, loads
-from ingest.store.database import WarehouseError
 
 _COLUMNS = ("class_id", "skill_id")
 

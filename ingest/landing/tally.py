@@ -18,9 +18,9 @@ from typing import Any
 
 from ingest.contracts.events import QuizSubmitV1
 from ingest.contracts.validation import Rejection, parse_json
+from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
 from ingest.landing.quiz_register import Quiz, QuizRegister
-from ingest.store.database import WarehouseError
 
 # The type of a line that holds a submission. No contract has it.
 LINE_TYPE = "TALLY_SUBMISSION"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingest.errors import WarehouseError
 from ingest.landing import catalogue, event_files, lines
 from ingest.landing.catalogue import CatalogueLoad
 from ingest.landing.event_files import PACKING, Landing
 from ingest.store import database
-from ingest.store.database import WarehouseError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 
 EVENTS = "lms_event"
 COURSES = "lms_course"

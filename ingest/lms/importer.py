@@ -25,13 +25,13 @@ import duckdb
 import msgspec
 
 from ingest.contracts.events import event_types
+from ingest.errors import WarehouseError
 from ingest.landing import catalogue, event_files, lines, quiz_register
 from ingest.landing.catalogue import CatalogueClass, CatalogueLoad
 from ingest.landing.event_files import Load
 from ingest.landing.quiz_register import QuizRegister
 from ingest.lms.export import CLASSES, COURSES, EVENTS, Export, open_export
 from ingest.store import database, files, tombstones
-from ingest.store.database import WarehouseError
 
 # In each line that comes from an export, beside the fields of the envelope.
 SOURCE = "lms_event"

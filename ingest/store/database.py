@@ -20,9 +20,7 @@ from typing import TypeVar
 import duckdb
 import tenacity
 
-from ingest.errors import WarehouseError as WarehouseError  # noqa: PLC0414
-from ingest.errors import WarehouseLocked as WarehouseLocked  # noqa: PLC0414
-from ingest.errors import first_line as first_line  # noqa: PLC0414
+from ingest.errors import WarehouseError, WarehouseLocked, first_line
 from ingest.settings import Settings
 from ingest.store.files import rename_durably, sync_folder
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from ingest.collector import tokens
 from ingest.collector.tokens import DEFAULT_RATE, Token
 from ingest.contracts.events import event_types
+from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
-from ingest.store.database import WarehouseError
 from orchestration.commands.terminal import AsJson, output, print_json
 
 commands = typer.Typer()

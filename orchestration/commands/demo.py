@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ingest import demo
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from orchestration.commands.terminal import (
     AsJson,
     print_json,

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ingest.errors import WarehouseError
 from ingest.landing import catalogue as catalogues
 from ingest.landing import event_files
 from ingest.landing.skills import land_skills
 from ingest.store import database
-from ingest.store.database import WarehouseError
 from orchestration.commands.terminal import (
     AsJson,
     errors,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from orchestration.commands.terminal import errors, output, print_table
 from serving import published
 from serving.query import RELATIONS, ask

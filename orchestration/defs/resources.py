@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ingest.store.database import WarehouseError, WarehouseLocked
+from ingest.errors import WarehouseError, WarehouseLocked
 
 # Steps that write to the warehouse are in this pool. It has one place, so that one of
 # them runs at a time, whatever ticks together.

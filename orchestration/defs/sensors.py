@@ -8,9 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from ingest.errors import WarehouseLocked
 from ingest.landing import zone
 from ingest.store import database
-from ingest.store.database import WarehouseLocked
 from orchestration.defs.jobs import is_under_way, refresh_job
 
 ALERT_URL_VARIABLE = "LMS_ALERT_URL"

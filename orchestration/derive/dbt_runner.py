@@ -18,8 +18,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import WarehouseError, first_line
 from orchestration.derive import bookkeeping, dbt_project
 from orchestration.derive.dbt_project import Project, Relation
 

@@ -27,8 +27,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError
 from ingest.store import database, erasure, tombstones
-from ingest.store.database import WarehouseError
 from ingest.store.files import lock_open_file, sync_folder, write_durably
 from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery, outbox, receivers

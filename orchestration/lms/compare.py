@@ -24,6 +24,7 @@ from typing import Any
 import duckdb
 
 from ingest.contracts import validation
+from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
 from ingest.lms.export import PROGRESS, Export, open_export
 from ingest.lms.importer import (
@@ -36,7 +37,6 @@ from ingest.lms.importer import (
     payload_of,
 )
 from ingest.store import database, tombstones
-from ingest.store.database import WarehouseError
 from orchestration.lms import rules
 from orchestration.lms.rules import (
     COLUMNS,

@@ -18,8 +18,8 @@ from typing import Any
 
 import filelock
 
+from ingest.errors import WarehouseError
 from ingest.store import database, files
-from ingest.store.database import WarehouseError
 from orchestration.outbox import outbox
 from orchestration.outbox.integration_events import FORMATS, Format
 from orchestration.outbox.receivers import (

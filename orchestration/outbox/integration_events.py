@@ -24,7 +24,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 

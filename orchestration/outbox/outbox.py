@@ -14,8 +14,8 @@ from pathlib import Path
 import duckdb
 import yaml
 
+from ingest.errors import WarehouseError
 from ingest.store import database
-from ingest.store.database import WarehouseError
 from orchestration.derive.dbt_project import DBT_PROJECT
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import Fact

@@ -23,7 +23,8 @@ from pathlib import Path
 import httpx
 import tenacity
 
-from ingest.store.database import WarehouseError, first_line, utc_now
+from ingest.errors import WarehouseError, first_line
+from ingest.store.database import utc_now
 from ingest.store.files import write_durably
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import FORMATS, Format

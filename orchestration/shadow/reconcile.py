@@ -15,9 +15,9 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import conservation, database, loads
 from ingest.store.conservation import BrokenLoad, Totals
-from ingest.store.database import WarehouseError
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.difference import (
@@ -242,7 +242,7 @@ def reconcile(
             again = _reconcile(warehouse_path, False, examples, variables)
             found = replace(again, repaired=found.repaired)
     except duckdb.Error as error:
-        reason = database.first_line(error)
+        reason = first_line(error)
         raise WarehouseError(f"{warehouse_path}: {reason}") from error
     return replace(found, seconds=time.perf_counter() - started)
 

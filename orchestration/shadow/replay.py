@@ -13,8 +13,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError
 from ingest.store import database
-from ingest.store.database import WarehouseError
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.as_of import ANSWERS

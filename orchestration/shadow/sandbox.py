@@ -21,8 +21,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database, files
-from ingest.store.database import WarehouseError
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_project import Relation
 from orchestration.derive.dbt_runner import Derivation
@@ -196,7 +196,7 @@ def _opened(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
-        reason = database.first_line(error)
+        reason = first_line(error)
         raise WarehouseError(f"{path}: cannot be opened ({reason})") from error
     with contextlib.closing(connection):
         connection.execute("set timezone = 'UTC'")

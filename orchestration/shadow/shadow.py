@@ -17,11 +17,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import (
-    WarehouseError,
-    first_line,
-)
 from ingest.store.files import lock
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_project import Relation

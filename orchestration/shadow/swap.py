@@ -12,8 +12,9 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import WarehouseError, first_line, transaction
+from ingest.store.database import transaction
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow.difference import columns, definition, quoted
 from orchestration.shadow.shadow import SHADOW, Shadow

@@ -27,8 +27,8 @@ from typing import Any
 
 import duckdb
 
+from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import WarehouseError, first_line
 from ingest.store.files import lock, rename_durably, sync_folder
 from orchestration.derive.bookkeeping import state_fingerprint
 from orchestration.snapshot.content import (

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from orchestration.snapshot import snapshot
 from serving import LmsWarehouse
 from tests.support.builders import Class, Warehouse, ping, quiz

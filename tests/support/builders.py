@@ -22,11 +22,12 @@ import duckdb
 import pandas as pd
 from hypothesis import settings
 
+from ingest.errors import WarehouseError
 from ingest.landing import catalogue, event_files
 from ingest.landing.catalogue import CatalogueLoad
 from ingest.landing.event_files import Landing, Load
 from ingest.landing.skills import SkillLoad, land_skills
-from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
+from ingest.store.database import open_for_reading, open_for_writing
 
 Json = dict[str, Any]
 Line = Json | bytes

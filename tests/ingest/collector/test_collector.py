@@ -27,8 +27,8 @@ from typer.testing import CliRunner
 from ingest.collector import request_body, tokens
 from ingest.collector.limits import Limits
 from ingest.collector.request_body import LARGEST_BODY_BYTES
+from ingest.errors import WarehouseError
 from ingest.landing import zone
-from ingest.store.database import WarehouseError
 from orchestration.cli import app
 from tests.support.builders import Json, Warehouse, event, ping, quiz, without
 from tests.support.collecting import (

@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 
 from ingest.contracts import validation
 from ingest.contracts.events import LARGEST_LINE_BYTES, contracts
+from ingest.errors import WarehouseError
 from ingest.landing import dead_letters, outcomes
 from ingest.landing.dead_letters import LetterId, Retry, Selection
 from ingest.store import conservation
-from ingest.store.database import WarehouseError, open_for_reading
+from ingest.store.database import open_for_reading
 from orchestration.cli import app
 from tests.laws.test_interruptions import Processes
 from tests.support.builders import (

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ingest.errors import WarehouseError
 from ingest.landing.skills import land_skills
-from ingest.store.database import WarehouseError
 from tests.support.builders import Warehouse
 
 HELD = "select class_id, skill_id from raw.class_skill where load_id = {} order by all"

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ingest.collector.request_body import LARGEST_BODY_BYTES
 from ingest.contracts.validation import Event, Rejection, examine
+from ingest.errors import WarehouseError
 from ingest.landing import dead_letters, quiz_register, tally
 from ingest.landing.dead_letters import Selection
 from ingest.landing.quiz_register import QuizRegister
-from ingest.store.database import WarehouseError
 from tests.support.builders import Json, Warehouse
 from tests.support.collecting import (
     TALLY_SECRET,

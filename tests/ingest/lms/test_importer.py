@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest.errors import WarehouseError
 from ingest.landing import event_files
 from ingest.landing.catalogue import CatalogueClass
 from ingest.lms import export as lms_export
 from ingest.lms import importer
 from ingest.lms.export import open_export
 from ingest.lms.importer import Import
-from ingest.store.database import WarehouseError
 from orchestration import cli
 from tests.support.builders import RECEIVED_AT, Warehouse, new_warehouse, ping
 from tests.support.lms import Lms, write_dump

@@ -21,10 +21,11 @@ import duckdb
 import pytest
 
 from ingest.contracts.events import VideoPingV2
+from ingest.errors import WarehouseError
 from ingest.landing import dead_letters
 from ingest.spool.writer import SpoolWriter, new_event
 from ingest.store import conservation, tombstones
-from ingest.store.database import WarehouseError, open_for_reading
+from ingest.store.database import open_for_reading
 from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
 from orchestration.outbox import delivery
 from orchestration.outbox.integration_events import FORMATS

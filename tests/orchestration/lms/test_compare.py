@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from orchestration import cli
 from orchestration.lms.compare import (
     ROW,

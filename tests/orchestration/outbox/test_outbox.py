@@ -34,8 +34,8 @@ import tenacity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest.errors import WarehouseError
 from ingest.store import database
-from ingest.store.database import WarehouseError
 from orchestration.outbox import delivery, integration_events, outbox, receivers
 from orchestration.outbox.integration_events import CONTRACTS, Data, Fact, Format
 from orchestration.outbox.outbox import Batch

@@ -31,7 +31,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.store.database import WarehouseError, open_for_reading, open_for_writing
+from ingest.errors import WarehouseError
+from ingest.store.database import open_for_reading, open_for_writing
 from orchestration.cli import main
 from orchestration.derive import dbt_project
 from orchestration.derive.dbt_project import Relation

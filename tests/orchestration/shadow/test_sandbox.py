@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.store.database import WarehouseError
+from ingest.errors import WarehouseError
 from orchestration.derive import dbt_project
 from orchestration.shadow import sandbox
 from orchestration.snapshot import snapshot

@@ -12,7 +12,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from ingest.store.database import WarehouseError, open_for_writing
+from ingest.errors import WarehouseError
+from ingest.store.database import open_for_writing
 from orchestration.derive import dbt_runner
 from orchestration.refresh import refresh
 from orchestration.snapshot import content as snapshot_content
