@@ -67,7 +67,8 @@ def write_demo_data(
 
     Args:
         path: a directory that is absent or empty.
-        learners: how many people take courses, 1 or more.
+        learners: how many people take courses, 1 or more. Five more are planted, each
+            with one habit.
         days: length of the period in days, 1 or more.
         seed: names the data: the same arguments write the same bytes.
         until: end of the period, with an offset; 2026-10-23T00:00:00Z by default, not
@@ -97,6 +98,7 @@ def write_demo_data(
         for learner in people
         for line in _learner_lines(rng, learner, catalogue, period)
     ]
+    lines += _planted_lines(Random(f"planted {seed}"), catalogue, period)
     lines = _with_faults(rng, lines, period)
     files = _event_files(rng, lines)
     outcomes = _outcomes(line for name in sorted(files) for line in files[name])
@@ -591,6 +593,88 @@ def _learner_lines(
             line = _arrival(rng, event, occurred_at, kept_until)
             if line.arrived_at < period.until:
                 yield line
+
+
+class _Planted(NamedTuple):
+    """A learner who does one thing, to be found again: the same sitting in `class_ids`
+    so many times, day by day, the last one `ago` days before the period ends."""
+
+    learner: _Learner
+    class_ids: tuple[str, ...]
+    ago: int
+    times: int = 1
+
+
+def _planted(
+    user_id: str,
+    class_ids: Sequence[str],
+    *,
+    ago: int,
+    times: int = 1,
+    watch: Callable[[Random, float], _Viewing] | None = None,
+    attempts: int = 0,
+    rate: float = 1.0,
+) -> _Planted:
+    habit = _Habit(watch, attempts, (1, 1), times, (1, 1), (1, 1))
+    learner = _Learner(
+        user_id=user_id,
+        habit=habit,
+        courses=(),
+        has_old_app=False,
+        local=timezone(timedelta()),
+        hour=12,
+        rate=rate,
+        # Nobody passes a quiz with it.
+        ability=0.1,
+        first_day=0,
+    )
+    return _Planted(learner, tuple(class_ids), ago, times)
+
+
+def _watch_all(_rng: Random, duration: float) -> _Viewing:
+    return (_Segment(0, duration, 0),)
+
+
+def _watch_a_fifth(_rng: Random, duration: float) -> _Viewing:
+    return (_Segment(0, duration / 5, 0),)
+
+
+# docs/analytics.md says in which view each of them is found.
+_PLANTED = (
+    _planted("skips-to-the-end", ["sql-first-query/joins"], ago=2, watch=_skim),
+    _planted("fails-four-times", ["python-first-steps/project"], ago=1, attempts=4),
+    _planted(
+        "stopped",
+        ["data-literacy/questions", "data-literacy/charts"],
+        ago=10,
+        watch=_watch_a_fifth,
+    ),
+    _planted(
+        "seven-day-streak",
+        ["useful-feedback/why"],
+        ago=0,
+        times=7,
+        watch=_watch_a_fifth,
+    ),
+    _planted(
+        "double-speed", ["python-first-steps/loops"], ago=3, watch=_watch_all, rate=2.0
+    ),
+)
+
+
+def _planted_lines(
+    rng: Random, catalogue: _Catalogue, period: _Period
+) -> Iterator[_Line]:
+    """What the planted learners send within the period, each event at once."""
+    steps = {step.class_id: step for step in catalogue.second}
+    for learner, class_ids, ago, times in _PLANTED:
+        classes = [steps[class_id] for class_id in class_ids]
+        for day in range(times):
+            started_at = period.until - timedelta(days=ago + day, hours=12)
+            if started_at < period.start:
+                break
+            for occurred_at, event in _session(rng, learner, classes, (), started_at):
+                yield _arrival(rng, event, occurred_at, None)
 
 
 def _back_online(rng: Random, started_at: datetime) -> datetime | None:

@@ -154,7 +154,7 @@ def test_the_summary_counts_files_learners_days_courses_and_classes(
     rows = [row for rows in catalogue(demo).values() for row in rows.values()]
 
     assert demo.summary.files == len(demo.lines)
-    assert demo.summary.learners == len({event.user_id for event in demo.events}) == 60
+    assert demo.summary.learners == len({event.user_id for event in demo.events}) == 65
     assert demo.summary.days == 21
     assert demo.summary.courses == len({row["course_id"] for row in rows}) == 4
     assert demo.summary.classes == len({row["class_id"] for row in rows})
