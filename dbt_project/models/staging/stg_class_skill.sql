@@ -1,11 +1,15 @@
 with
 
--- The newest file that was landed by now: it replaces the one before.
+-- The newest file that was landed by now. As of catalogues, the first holds from the
+-- beginning.
 in_force as (
 
-    select max(load_id) as load_id
+    select
+        coalesce(
+            max(case when received_at <= {{ now() }} then load_id end), min(load_id)
+        ) as load_id
     from {{ source('raw', 'load') }}
-    where kind = 'skills' and received_at <= {{ now() }}
+    where kind = 'skills'
 
 ),
 
