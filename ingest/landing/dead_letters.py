@@ -37,8 +37,23 @@ _TYPE = rf"""
 
 _LETTER = f"""
     load_id, line_number, file, reason, field, detail, event_id, {_TYPE} as type,
-    first_seen, attempts, line_bytes, line_sha256, line
+    first_seen, attempts, line_bytes, line_sha256, line, faults
 """
+
+# Letters whose event has come since, as `letter` and `event`.
+_LANDED_SINCE = f"""
+    from raw.dead_letter as letter
+    inner join raw.lms_event as event
+        on
+            event.event_key = coalesce(
+                try_cast(letter.event_id as uuid), md5_number(letter.event_id)::uuid
+            )
+            and event.event_id = letter.event_id
+    where
+        letter.reason != '{CONFLICT}'
+        and (event.load_id, event.line_number) > (letter.load_id, letter.line_number)
+"""
+_FIELDS = "json_extract_string(faults, '$[*].field')"
 
 
 @dataclass(frozen=True, order=True)
@@ -77,8 +92,9 @@ def parse_age(text: str) -> timedelta:
 class Selection:
     """Which dead letters: those to which everything given applies.
 
-    `types` are what the lines say; `older_than` and `newer_than` are about the time
-    since the line was first seen.
+    `fields` are of any fault of the line; `types` are what the lines say; `older_than`
+    and `newer_than` are about the time since the line was first seen; with
+    `landed_since` an event with the line's event id has landed after it.
     """
 
     letters: tuple[LetterId, ...] = ()
@@ -87,6 +103,8 @@ class Selection:
     types: tuple[str, ...] = ()
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
+    fields: tuple[str, ...] = ()
+    landed_since: bool = False
 
     @property
     def is_everything(self) -> bool:
@@ -109,6 +127,17 @@ class Selection:
             if values := getattr(self, name):
                 conditions.append(f"{column} in (select unnest(${name}))")
                 parameters[name] = list(values)
+        if self.fields:
+            # The first fault's is in a column of its own, of older letters too.
+            conditions.append(
+                f"(list_contains($fields, field) or list_has_any({_FIELDS}, $fields))"
+            )
+            parameters["fields"] = list(self.fields)
+        if self.landed_since:
+            conditions.append(
+                "(load_id, line_number) in "
+                f"(select letter.load_id, letter.line_number {_LANDED_SINCE})"
+            )
         for name, operator in (("older_than", "<="), ("newer_than", ">")):
             if (age := getattr(self, name)) is not None:
                 conditions.append(f"first_seen {operator} ${name}::timestamp")
@@ -118,7 +147,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter. `line` is as it came, or its first 1 MiB of `line_bytes`."""
+    """A dead letter. `line` is as it came, or its first 1 MiB of `line_bytes`.
+
+    `faults` is JSON: every fault, each with `reason`, `field`, `detail` and the `value`
+    that was refused. Letters of earlier versions have none until they are retried.
+    """
 
     load_id: int
     line_number: int
@@ -133,6 +166,7 @@ class Letter:
     line_bytes: int
     line_sha256: str
     line: bytes
+    faults: str | None
 
     @property
     def id(self) -> LetterId:
@@ -151,6 +185,7 @@ class Letter:
         """`line` is text, or `line_base64` where it is none."""
         values = {"id": str(self.id), **vars(self), "is_truncated": self.is_truncated}
         line = values.pop("line")
+        values["faults"] = json.loads(self.faults) if self.faults else []
         values["first_seen"] = _as_text(self.first_seen)
         if with_line:
             try:
@@ -315,9 +350,9 @@ def show(warehouse_path: Path, letter_id: LetterId) -> History:
         raise WarehouseError(_no_such(letter_id))
     return History(
         letter_id,
-        next((Letter(*row[:13]) for row in (*dead, *discarded)), None),
+        next((Letter(*row[:14]) for row in (*dead, *discarded)), None),
         tuple(Attempt(*row) for row in attempts),
-        next((Discarded(*row[13:]) for row in discarded), None),
+        next((Discarded(*row[14:]) for row in discarded), None),
     )
 
 
@@ -392,7 +427,7 @@ def _condition(
     return (selection or Selection()).condition(now or database.utc_now())
 
 
-# --- retry and discard ---------------------------------------------------------------
+# --- retried, mended, discarded ------------------------------------------------------
 
 
 def retry(
@@ -663,6 +698,52 @@ def _record(
         rejected=counts["rejected"],
         erased=counts["erased"],
     )
+
+
+def close_mended(
+    connection: duckdb.DuckDBPyConnection, load_id: int, closed_at: datetime
+) -> int:
+    """Moves the letters that this load mended to `raw.discarded_letter`; how many.
+
+    A letter is mended by a later event with its id and another line, if it names that
+    event's learner, or its fault is that it names none. The very same line, and one
+    that wanted a contract or a form, are for a retry, which tells a duplicate from a
+    conflict; all else is for people: `Selection(landed_since=True)` finds both.
+    """
+    [[named]] = connection.execute(
+        "select count(*) from raw.dead_letter where event_id is not null"
+    ).fetchall()
+    if not named:
+        return 0
+    moved = connection.execute(
+        f"""
+        insert into raw.discarded_letter by name
+        select
+            letter.*,
+            $closed_at::timestamp as discarded_at,
+            'warehouse' as discarded_by,
+            'mended: its event landed with load ' || $load_id as why
+        {_LANDED_SINCE}
+            and event.load_id = $load_id
+            and letter.reason not in ('unknown_contract', 'unknown_form')
+            and hex(letter.line) != hex(encode(event.line))
+            and (
+                contains(hex(letter.line), hex(encode(event.user_id)))
+                or list_contains({_FIELDS}, 'user_id')
+            )
+        returning load_id, line_number
+        """,
+        {"load_id": load_id, "closed_at": closed_at},
+    ).fetchall()
+    if moved:
+        connection.execute(
+            """
+            delete from raw.dead_letter
+            where (load_id, line_number) in (select unnest($1), unnest($2))
+            """,
+            [[load for load, _ in moved], [line for _, line in moved]],
+        )
+    return len(moved)
 
 
 def discard(

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
-from ingest.landing import lines
+from ingest.landing import dead_letters, lines
 from ingest.landing.lines import Chunk, EventFile
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
 from ingest.store import database, loads
@@ -24,7 +24,8 @@ class Load:
 
     `load_id` is None when nothing was landed: the file was `known` (its content is that
     of an earlier load; its lines were not read again), or it `failed` (why, one line).
-    `note` is what whoever landed it should know, one line.
+    `note` is what whoever landed it should know, one line; `mended` counts the dead
+    letters of earlier lines that its events closed.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Load:
     rejected_by_reason: dict[str, int] | None = None
     seconds: float = 0.0
     note: str | None = None
+    mended: int = 0
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,9 @@ class _Landing:
         return Load(
             self._name,
             load_id=self._load_id,
+            mended=dead_letters.close_mended(
+                self._connection, self._load_id, self._received_at
+            ),
             lines_read=self._lines_read,
             accepted=accepted,
             duplicate=self._duplicates,

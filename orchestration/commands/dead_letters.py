@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ingest.landing import dead_letters
-from ingest.landing.dead_letters import Selection
+from ingest.landing.dead_letters import Letter, Selection
 from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
@@ -38,6 +38,13 @@ Types = Annotated[
     list[str] | None,
     typer.Option("--type", help="Only of this event type, where the line says it."),
 ]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--field", help="Only with a fault in this field: payload.score."),
+]
+LandedSince = Annotated[
+    bool, typer.Option("--landed-since", help="Only whose event has come since.")
+]
 OlderThan = Annotated[
     str | None,
     typer.Option(metavar="AGE", help="Only first seen longer ago: 30m, 24h, 7d, 2w."),
@@ -59,6 +66,8 @@ def _selection(
     types: list[str] | None,
     older_than: str | None,
     newer_than: str | None,
+    fields: list[str] | None,
+    landed_since: bool,
 ) -> Selection:
     return Selection(
         letters=tuple(dead_letters.parse_letter_id(text) for text in ids or ()),
@@ -67,6 +76,8 @@ def _selection(
         types=tuple(types or ()),
         older_than=dead_letters.parse_age(older_than) if older_than else None,
         newer_than=dead_letters.parse_age(newer_than) if newer_than else None,
+        fields=tuple(fields or ()),
+        landed_since=landed_since,
     )
 
 
@@ -84,11 +95,15 @@ def list_dead_letters(
     types: Types = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
+    fields: Fields = None,
+    landed_since: LandedSince = False,
     limit: Annotated[int, typer.Option(min=1)] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters: where each came from and why it was not accepted."""
-    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    selection = _selection(
+        ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
+    )
     found = dead_letters.list_letters(database.warehouse_path(), selection, limit=limit)
     if as_json:
         letters = [letter.as_json(with_line=False) for letter in found.letters]
@@ -97,15 +112,26 @@ def list_dead_letters(
     print_table(
         f"{found.total:,} dead letters"
         + (f", the first {limit:,}" if found.total > limit else ""),
-        ["id", "reason", "field", "detail", "type", "first seen (UTC)", "attempts"],
+        [
+            *("id", "reason", "field", "value", "detail", "type"),
+            *("first seen (UTC)", "attempts"),
+        ],
         [
             (
-                *(letter.id, letter.reason, letter.field, letter.detail),
-                *(letter.type, letter.first_seen, letter.attempts),
+                *(letter.id, letter.reason, letter.field, _refused(letter)),
+                *(letter.detail, letter.type, letter.first_seen, letter.attempts),
             )
             for letter in found.letters
         ],
     )
+
+
+def _refused(letter: Letter) -> str | None:
+    """The value that was refused, and how many faults more the line has."""
+    first, *more = letter.as_json(with_line=False)["faults"] or [{"value": None}]
+    value = first["value"] or ""
+    shown = f"{value[:37]}..." if len(value) > 40 else value
+    return f"{shown} (+{len(more)})".strip() if more else shown or None
 
 
 @commands.command("show")
@@ -123,7 +149,16 @@ def show_dead_letter(
     rows: list[tuple[str, object]] = [("state", history.state)]
     if history.letter:
         letter = history.letter.as_json(with_line=False)
+        faults = letter.pop("faults")
         rows += [(name, value) for name, value in letter.items() if name != "id"]
+        rows += [
+            (
+                f"fault {number}",
+                f"{fault['reason']} {fault['field'] or ''}: {fault['detail']}"
+                + (f"; got {fault['value']}" if fault["value"] else ""),
+            )
+            for number, fault in enumerate(faults, 1)
+        ]
     rows += [
         (
             f"retry, load {attempt.load_id}",
@@ -147,6 +182,8 @@ def export_dead_letters(
     types: Types = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
+    fields: Fields = None,
+    landed_since: LandedSince = False,
     with_reasons: Annotated[
         bool,
         typer.Option(help="Write JSON objects with reason, place and line."),
@@ -157,7 +194,9 @@ def export_dead_letters(
     result = dead_letters.export(
         database.warehouse_path(),
         file,
-        _selection(ids, reasons, load_ids, types, older_than, newer_than),
+        _selection(
+            ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
+        ),
         with_reasons=with_reasons,
     )
     if as_json:
@@ -175,6 +214,8 @@ def retry_dead_letters(
     types: Types = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
+    fields: Fields = None,
+    landed_since: LandedSince = False,
     everything: All = False,
     dry_run: Annotated[
         bool, typer.Option(help="Only say what would become of them.")
@@ -182,7 +223,9 @@ def retry_dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters through today's contracts again, as a load of its own."""
-    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    selection = _selection(
+        ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
+    )
     _check_chosen(selection, everything)
     result = dead_letters.retry(database.warehouse_path(), selection, dry_run=dry_run)
     if as_json:
@@ -233,6 +276,8 @@ def discard_dead_letters(
     types: Types = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
+    fields: Fields = None,
+    landed_since: LandedSince = False,
     everything: All = False,
     by: Annotated[
         str | None, typer.Option(help="Who; else the user of this machine.")
@@ -241,7 +286,9 @@ def discard_dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """Discard dead letters for good, with a record of who, when and why."""
-    selection = _selection(ids, reasons, load_ids, types, older_than, newer_than)
+    selection = _selection(
+        ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
+    )
     _check_chosen(selection, everything)
     count = dead_letters.discard(
         database.warehouse_path(),

@@ -16,6 +16,7 @@ from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
+    output,
     print_json,
     print_table,
 )
@@ -71,6 +72,8 @@ def land(
         _, passed_over = event_files.files_below(folder)
         if line := event_files.passed_over_line(folder, passed_over):
             errors.print(f"note: {line}", markup=False)
+    if not as_json and (mended := sum(load.mended for load in result.loads)):
+        output.print(f"{mended:,} dead letters closed: their events have landed")
     for load in result.loads:
         if load.note:
             errors.print(f"note: {load.note}", markup=False)
