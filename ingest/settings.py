@@ -49,7 +49,7 @@ def _url(variable: str, text: str) -> str:
     url = text.rstrip("/")
     if not re.match(r"https?://[^/\s]", url):
         raise WarehouseError(
-            f"{variable}={url}: give the LMS's address, http://... or https://..."
+            f"{variable}={url}: give an address, http://... or https://..."
         )
     return url
 
@@ -274,8 +274,15 @@ class Settings:
     alert_url: str | None = _set_by(
         "LMS_ALERT_URL",
         "none",
-        'gets a POST `{"job", "run_id", "error"}` when a run fails',
+        "gets a POST when a run fails: JSON with `text`, which Slack and its likes "
+        "show, and its parts `job`, `run_id`, `error`, `url`",
         is_secret=True,
+    )
+    dagster_url: str = _set_by(
+        "LMS_DAGSTER_URL",
+        "http://127.0.0.1:3000",
+        "where people open the Dagster UI: the link in an alert",
+        _url,
     )
 
     @classmethod

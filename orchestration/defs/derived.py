@@ -13,10 +13,16 @@ from dagster_dbt import (
     dbt_assets,
 )
 
+from ingest.settings import Settings
 from ingest.store import database
-from orchestration.defs.metadata import relation_metadata, sql_metadata
-from orchestration.defs.resources import POOL, one_line_failures
-from orchestration.derive import dbt_runner
+from orchestration.defs.metadata import (
+    code_reference,
+    columns_metadata,
+    relation_metadata,
+    sql_metadata,
+)
+from orchestration.defs.resources import OWNERS, POOL, one_line_failures
+from orchestration.derive import dbt_project, dbt_runner
 from orchestration.derive.dbt_runner import Derivation, Node
 
 
@@ -37,6 +43,20 @@ class LayerTranslator(DagsterDbtTranslator):
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
         return str(dbt_resource_props["schema"])
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return str(dbt_resource_props["description"])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
+        return OWNERS
+
+    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+        file = dbt_project.DBT_PROJECT / dbt_resource_props["original_file_path"]
+        return {
+            **super().get_metadata(dbt_resource_props),
+            **columns_metadata(dbt_resource_props["unique_id"]),
+            "dagster/code_references": code_reference(file),
+        }
 
     def get_asset_spec(
         self, manifest: Mapping[str, Any], unique_id: str, project: Any
@@ -66,14 +86,16 @@ class DeriveConfig(dg.Config):
     pool=POOL,
 )
 def derived_assets(
-    context: dg.AssetExecutionContext, config: DeriveConfig
+    context: dg.AssetExecutionContext,
+    config: DeriveConfig,
+    settings: dg.ResourceParam[Settings],
 ) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
     """Every table and view that dbt derives from raw, with its tests as asset checks.
 
     Runs the function that `warehouse refresh` and `warehouse rebuild` run. When only
     checks are selected, every data test runs, those over the whole history too.
     """
-    path = database.warehouse_path()
+    path = settings.warehouse
     selected = [_model_of(key) for key in context.selected_asset_keys]
     everything = len(selected) == len(derived_assets.keys)
     with one_line_failures():

@@ -1,37 +1,41 @@
 """Moving in as a job: for an export that stands where Dagster runs.
 
-The file is typed into the launchpad, or a cron job of an operator's launches it after
-each export. The next refresh derives from what it lands.
+The file stands at its default place or is typed into the launchpad; a cron job of an
+operator's launches the job after each export. The next refresh derives from it.
 """
 
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from ingest.lms.importer import import_lms
-from ingest.store import database
+from ingest.settings import Settings
 from orchestration.defs.resources import POOL, one_line_failures
 
+DEFAULT_EXPORT = "lms/export.sql"
 
-@dg.op(
-    name="import_lms_export",
-    pool=POOL,
-    config_schema={
-        "file": dg.Field(
-            str,
-            description="The LMS's SQLite database, or the SQL dump that `wrangler d1 "
-            "export` writes of it.",
-        )
-    },
-)
-def import_lms_op(context: dg.OpExecutionContext) -> None:
+
+class ImportConfig(dg.Config):
+    """Which export to import."""
+
+    file: str = Field(
+        "",
+        description="The LMS's SQLite database, or the SQL dump that `wrangler d1 "
+        f"export` writes of it; empty: {DEFAULT_EXPORT} in the landing zone.",
+    )
+
+
+@dg.op(name="import_lms_export", pool=POOL)
+def import_lms_op(
+    context: dg.OpExecutionContext,
+    config: ImportConfig,
+    settings: dg.ResourceParam[Settings],
+) -> None:
     """Imports what is new of the export: its events and its catalogue."""
+    file = Path(config.file) if config.file else settings.landing / DEFAULT_EXPORT
     with one_line_failures():
-        result = import_lms(
-            Path(context.op_config["file"]),
-            database.warehouse_path(),
-            database.landing_zone_path(),
-        )
+        result = import_lms(file, settings.warehouse, settings.landing)
     load = result.load
     context.add_output_metadata(
         {

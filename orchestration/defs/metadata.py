@@ -1,9 +1,12 @@
-"""What assets and jobs show of themselves: tables of rows, row counts, code."""
+"""What assets and jobs show of themselves: columns, code, row counts, samples."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
+
+from orchestration.derive.columns import read_columns
 
 SAMPLE_ROWS = 5
 
@@ -37,3 +40,32 @@ def relation_metadata(
 
 def sql_metadata(code: str | None) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"```sql\n{(code or '').strip()}\n```")
+
+
+def code_reference(file: Path | str) -> dg.CodeReferencesMetadataValue:
+    """Where the asset is written down."""
+    return dg.CodeReferencesMetadataValue(
+        code_references=[dg.LocalFileCodeReference(file_path=str(file))]
+    )
+
+
+def columns_metadata(unique_id: str) -> dict[str, Any]:
+    """Types, descriptions and origins of the columns of what dbt knows by this id."""
+    columns = read_columns().get(unique_id, ())
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(column.name, column.type, column.description or None)
+                for column in columns
+            ]
+        ),
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column.name: [
+                    dg.TableColumnDep(dg.AssetKey([schema, table]), name)
+                    for schema, table, name in column.made_from
+                ]
+                for column in columns
+            }
+        ),
+    }

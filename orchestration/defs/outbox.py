@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ingest.store import database
-from orchestration.defs.metadata import sample_table
-from orchestration.defs.resources import POOL, one_line_failures
+from orchestration.defs.metadata import code_reference, sample_table
+from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 from orchestration.outbox import delivery
 from orchestration.outbox.delivery import Delivery
 from orchestration.outbox.integration_events import Format
@@ -46,6 +46,9 @@ def fail_for(deliveries: tuple[Delivery, ...]) -> None:
     key=INTEGRATION_EVENT,
     deps=[dg.AssetKey(["signals", "lms_signal"])],
     group_name="outbox",
+    owners=OWNERS,
+    metadata={"dagster/code_references": code_reference(__file__)},
+    kinds={"python", "json"},
     pool=POOL,
 )
 def integration_events() -> dg.MaterializeResult[None]:
@@ -73,6 +76,9 @@ def integration_events() -> dg.MaterializeResult[None]:
     key=DELIVERY,
     deps=[INTEGRATION_EVENT],
     group_name="outbox",
+    owners=OWNERS,
+    metadata={"dagster/code_references": code_reference(__file__)},
+    kinds={"python", "json"},
     check_specs=[
         dg.AssetCheckSpec(
             "every_receiver_has_everything",

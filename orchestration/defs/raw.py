@@ -1,20 +1,27 @@
 """The landing zone, and the tables of raw that landing fills."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import duckdb
 
 from ingest.landing import event_files, zone
+from ingest.settings import Settings
 from ingest.store import database
 from ingest.store.conservation import broken_loads
-from orchestration.defs.metadata import relation_metadata, sample_table
-from orchestration.defs.resources import POOL, one_line_failures
+from orchestration.defs.metadata import (
+    code_reference,
+    columns_metadata,
+    relation_metadata,
+    sample_table,
+)
+from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 
 EVENTS = dg.AssetKey(["landing", "events"])
 CATALOGUE = dg.AssetKey(["landing", "catalogue"])
 LOAD = dg.AssetKey(["raw", "load"])
-RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
+RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue", "class_skill")
 
 
 class_skill = dg.AssetSpec(
@@ -29,29 +36,44 @@ class_skill = dg.AssetSpec(
     specs=[
         dg.AssetSpec(
             EVENTS,
+            metadata={"dagster/code_references": code_reference(__file__)},
             group_name="landing",
+            owners=OWNERS,
+            kinds={"file"},
             description="Event files as they arrive: events/ of the landing zone.",
         ),
         dg.AssetSpec(
             CATALOGUE,
+            metadata={"dagster/code_references": code_reference(__file__)},
             group_name="landing",
+            owners=OWNERS,
+            kinds={"file"},
             description="Catalogue snapshots, under catalogue/ of the landing zone.",
         ),
     ],
 )
-def landing_files() -> Iterator[dg.MaterializeResult[None]]:
+def landing_files(
+    settings: dg.ResourceParam[Settings],
+) -> Iterator[dg.MaterializeResult[None]]:
     """Lists what is in the landing zone; nothing is moved or changed."""
-    files = zone.files_in(database.landing_zone_path())
+    files = zone.files_in(settings.landing)
     for key in (EVENTS, CATALOGUE):
         mine = [file for file in files if (file.suffix == ".csv") == (key == CATALOGUE)]
         yield dg.MaterializeResult(
             asset_key=key,
             metadata={
-                "folder": dg.MetadataValue.path(str(database.landing_zone_path())),
+                "folder": dg.MetadataValue.path(str(settings.landing)),
                 "files": len(mine),
                 "bytes": sum(file.stat().st_size for file in mine),
             },
         )
+
+
+def _metadata(table: str) -> dict[str, Any]:
+    return {
+        **columns_metadata(f"source.lms_warehouse.raw.{table}"),
+        "dagster/code_references": code_reference(__file__),
+    }
 
 
 @dg.multi_asset(
@@ -60,27 +82,48 @@ def landing_files() -> Iterator[dg.MaterializeResult[None]]:
     specs=[
         dg.AssetSpec(
             ["raw", "lms_event"],
+            metadata=_metadata("lms_event"),
             deps=[EVENTS],
             group_name="raw",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
             description="Every accepted event, once, as it was received.",
         ),
         dg.AssetSpec(
             ["raw", "dead_letter"],
+            metadata=_metadata("dead_letter"),
             deps=[EVENTS],
             group_name="raw",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
             description="Every line that is no event, as it came, with the reason.",
         ),
         dg.AssetSpec(
             LOAD,
+            metadata=_metadata("load"),
             deps=[EVENTS, CATALOGUE],
             group_name="raw",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
             description="One row per landed file: its hash, counts and versions.",
         ),
         dg.AssetSpec(
             ["raw", "catalogue"],
+            metadata=_metadata("catalogue"),
             deps=[CATALOGUE],
             group_name="raw",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
             description="Every catalogue snapshot, as it was landed.",
+        ),
+        dg.AssetSpec(
+            ["raw", "class_skill"],
+            metadata=_metadata("class_skill"),
+            deps=[CATALOGUE],
+            group_name="raw",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
+            description="Which skills each class teaches, as it was landed.",
         ),
     ],
     check_specs=[
@@ -98,13 +141,12 @@ def landing_files() -> Iterator[dg.MaterializeResult[None]]:
     ],
 )
 def raw_tables(
-    context: dg.AssetExecutionContext,
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Takes every file of the landing zone that is still to be taken."""
-    path = database.warehouse_path()
     with one_line_failures():
-        result = zone.land_zone(database.landing_zone_path(), path)
-        with database.open_for_reading(path) as connection:
+        result = zone.land_zone(settings.landing, settings.warehouse)
+        with database.open_for_reading(settings.warehouse) as connection:
             described = {
                 table: relation_metadata(connection, f"raw.{table}")
                 for table in RAW_TABLES

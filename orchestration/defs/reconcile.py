@@ -5,10 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from ingest.store import database
+from ingest.settings import Settings
 from orchestration.defs.derived import derived_assets
+from orchestration.defs.metadata import code_reference
 from orchestration.defs.raw import LOAD
-from orchestration.defs.resources import POOL, one_line_failures
+from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 from orchestration.shadow.reconcile import Reconciliation, reconcile
 
 CHECK = "agrees_with_raw"
@@ -22,6 +23,9 @@ reconciliation = dg.AssetSpec(
     RECONCILIATION,
     deps=COMPARED,
     group_name="monitoring",
+    owners=OWNERS,
+    metadata={"dagster/code_references": code_reference(__file__)},
+    kinds={"python"},
     description="Whether all that is derived agreed with raw when that was last looked "
     "at. No table: the place of a check that stays red.",
 )
@@ -62,7 +66,9 @@ class ReconcileConfig(dg.Config):
     can_subset=True,
 )
 def reconcile_checks(
-    context: dg.AssetCheckExecutionContext, config: ReconcileConfig
+    context: dg.AssetCheckExecutionContext,
+    config: ReconcileConfig,
+    settings: dg.ResourceParam[Settings],
 ) -> Iterator[dg.AssetCheckResult]:
     """Derives everything again beside the live state, and says what differs.
 
@@ -74,7 +80,7 @@ def reconcile_checks(
         context.log.info("not compared with raw: the job `reconcile` does that for all")
         return
     with one_line_failures():
-        found = reconcile(database.warehouse_path(), repair=config.repair)
+        found = reconcile(settings.warehouse, repair=config.repair)
     for note in (*found.notes, *(f"repaired: {line}" for line in found.repaired)):
         context.log.info(note)
     yield dg.AssetCheckResult(

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from ingest.landing.catalogue import parse_moment
+from ingest.settings import Settings
 from ingest.store import database
 from orchestration.defs.metadata import sample_table
 from orchestration.defs.resources import POOL, one_line_failures
@@ -20,56 +22,63 @@ from orchestration.shadow.swap import Undone, undo
 _TIME = "2026-10-01 or 2026-10-01T08:00:00Z; empty for none."
 
 
-def _ids(description: str) -> dg.Field:
-    return dg.Field([str], default_value=[], description=description)
+class ReplayConfig(dg.Config):
+    """Whom to derive again, and whether to swap in what came of it. As it stands:
+    everything, and nothing is swapped in."""
 
+    user: list[str] = Field([], description="Of these learners.")
+    class_: list[str] = Field(
+        [],
+        alias="class",
+        description="Of learners with an event of one of these classes.",
+    )
+    course: list[str] = Field(
+        [], description="Of learners with an event of one of these courses."
+    )
+    from_: str = Field(
+        "",
+        alias="from",
+        description=f"Of learners with an event that happened then or later. {_TIME}",
+    )
+    to: str = Field("", description=f"... and before. {_TIME}")
+    apply: bool = Field(False, description="Swap it in.")
+    undo: bool = Field(
+        False,
+        description="Instead of all else: put back what the last apply replaced.",
+    )
+    examples: int = Field(3, description="Of each change.")
 
-def _time(description: str) -> dg.Field:
-    return dg.Field(str, default_value="", description=f"{description} {_TIME}")
+    def scope(self) -> Scope:
+        return Scope(
+            users=tuple(self.user),
+            classes=tuple(self.class_),
+            courses=tuple(self.course),
+            since=_moment(self.from_, "from"),
+            until=_moment(self.to, "to"),
+        )
 
 
 def _moment(text: str, option: str) -> datetime | None:
     return parse_moment(text, option) if text else None
 
 
-@dg.op(
-    name="replay_scope",
-    pool=POOL,
-    config_schema={
-        "user": _ids("Of these learners."),
-        "class": _ids("Of learners with an event of one of these classes."),
-        "course": _ids("Of learners with an event of one of these courses."),
-        "from": _time("Of learners with an event that happened then or later."),
-        "to": _time("... and before."),
-        "apply": dg.Field(bool, default_value=False, description="Swap it in."),
-        "undo": dg.Field(
-            bool,
-            default_value=False,
-            description="Instead of all else: put back what the last apply replaced.",
-        ),
-        "examples": dg.Field(int, default_value=3, description="Of each change."),
-    },
-)
-def replay_op(context: dg.OpExecutionContext) -> None:
+@dg.op(name="replay_scope", pool=POOL)
+def replay_op(
+    context: dg.OpExecutionContext,
+    config: ReplayConfig,
+    settings: dg.ResourceParam[Settings],
+) -> None:
     """Derives again beside the live state, shows what differs, and perhaps swaps."""
-    config: dict[str, Any] = context.op_config
-    path = database.warehouse_path()
     found: Replay | Undone
     with one_line_failures():
-        if config["undo"]:
-            found = undo(path)
+        if config.undo:
+            found = undo(settings.warehouse)
         else:
             found = replay(
-                path,
-                Scope(
-                    users=tuple(config["user"]),
-                    classes=tuple(config["class"]),
-                    courses=tuple(config["course"]),
-                    since=_moment(config["from"], "from"),
-                    until=_moment(config["to"], "to"),
-                ),
-                apply=config["apply"],
-                examples=config["examples"],
+                settings.warehouse,
+                config.scope(),
+                apply=config.apply,
+                examples=config.examples,
             )
     metadata = _undone(found) if isinstance(found, Undone) else _found(found)
     _show(context, metadata)
@@ -105,30 +114,33 @@ def _found(found: Replay) -> dict[str, Any]:
     }
 
 
-@dg.op(
-    name="as_of_moment",
-    pool=POOL,
-    config_schema={
-        "moment": dg.Field(
-            str, description="The moment to ask about: 2026-10-01T08:00:00Z."
-        ),
-        "user": _ids("Rows of these learners."),
-        "class": _ids("Rows of these classes."),
-        "course": _ids("Rows of these courses."),
-        "rows": dg.Field(int, default_value=50, description="Of each answer."),
-    },
-)
-def as_of_op(context: dg.OpExecutionContext) -> None:
+class AsOfConfig(dg.Config):
+    """The moment to ask about. As it stands: now."""
+
+    moment: str = Field(
+        "", description="For instance 2026-10-01T08:00:00Z; empty: now."
+    )
+    user: list[str] = Field([], description="Rows of these learners.")
+    class_: list[str] = Field([], alias="class", description="Rows of these classes.")
+    course: list[str] = Field([], description="Rows of these courses.")
+    rows: int = Field(50, description="Of each answer.")
+
+
+@dg.op(name="as_of_moment", pool=POOL)
+def as_of_op(
+    context: dg.OpExecutionContext,
+    config: AsOfConfig,
+    settings: dg.ResourceParam[Settings],
+) -> None:
     """What progress, signals and leaderboard would have been at a past moment."""
-    config: dict[str, Any] = context.op_config
     with one_line_failures():
         known = as_of(
-            database.warehouse_path(),
-            parse_moment(config["moment"], "moment"),
-            users=config["user"],
-            classes=config["class"],
-            courses=config["course"],
-            limit=config["rows"],
+            settings.warehouse,
+            _moment(config.moment, "moment") or database.utc_now(),
+            users=config.user,
+            classes=config.class_,
+            courses=config.course,
+            limit=config.rows,
         )
     metadata: dict[str, Any] = {
         "moment": f"{known.moment}Z",

@@ -1,4 +1,4 @@
-"""What assets and jobs share: the one writer's place, and how an error is told."""
+"""What assets and jobs share: settings, the writer's pool, how an error is told."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,12 +6,32 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ingest.errors import WarehouseError, WarehouseLocked
+from ingest.settings import Settings
 
 # Steps that write to the warehouse are in this pool. It has one place, so that one of
 # them runs at a time, whatever ticks together.
 POOL = "duckdb"
 RETRY_WAIT_SEC = 20
+# As in dbt_project/models/_exposures.yml.
 OWNERS = ["learning-data@example.org"]
+
+
+class SettingsResource(dg.ConfigurableResource[Settings]):
+    """The settings, read from the environment when a run or a tick begins."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Settings:  # noqa: ARG002
+        return Settings.from_environment()
+
+
+@dg.definitions
+def shared() -> dg.Definitions:
+    """What every run has."""
+    return dg.Definitions(
+        resources={"settings": SettingsResource()},
+        # One writer: more processes would only wait for each other, and cost 8
+        # CPU-seconds.
+        executor=dg.in_process_executor,
+    )
 
 
 @contextlib.contextmanager

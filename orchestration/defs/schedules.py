@@ -1,9 +1,8 @@
-"""What runs by the clock."""
-
-import os
+"""What runs by the clock: the settings say when."""
 
 import dagster as dg
 
+from ingest import settings as environment
 from orchestration.defs.jobs import (
     checks_job,
     is_under_way,
@@ -14,16 +13,12 @@ from orchestration.defs.jobs import (
 )
 from orchestration.outbox.settings import RECEIVERS_VARIABLE, Settings
 
-REFRESH_CRON = os.environ.get("LMS_REFRESH_CRON") or "*/5 * * * *"
-PUBLISH_CRON = os.environ.get("LMS_PUBLISH_CRON") or "*/5 * * * *"
-CHECKS_CRON = os.environ.get("LMS_CHECKS_CRON") or "30 3 * * *"
-KPIS_CRON = os.environ.get("LMS_KPIS_CRON") or "0 6 * * *"
-RECONCILE_CRON = os.environ.get("LMS_RECONCILE_CRON") or "0 4 * * *"
+_SETTINGS = environment.Settings.from_environment()
 
 
 @dg.schedule(
     job=refresh_job,
-    cron_schedule=REFRESH_CRON,
+    cron_schedule=_SETTINGS.refresh_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def refresh_schedule(
@@ -37,7 +32,7 @@ def refresh_schedule(
 
 @dg.schedule(
     job=publish_job,
-    cron_schedule=PUBLISH_CRON,
+    cron_schedule=_SETTINGS.publish_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def publish_schedule(
@@ -54,20 +49,20 @@ def publish_schedule(
 
 checks_schedule = dg.ScheduleDefinition(
     job=checks_job,
-    cron_schedule=CHECKS_CRON,
+    cron_schedule=_SETTINGS.checks_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 
 
 kpis_schedule = dg.ScheduleDefinition(
     job=kpis_job,
-    cron_schedule=KPIS_CRON,
+    cron_schedule=_SETTINGS.kpis_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 
 
 reconcile_schedule = dg.ScheduleDefinition(
     job=reconcile_job,
-    cron_schedule=RECONCILE_CRON,
+    cron_schedule=_SETTINGS.reconcile_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )

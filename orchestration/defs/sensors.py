@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-import os
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import httpx
 
 from ingest.errors import WarehouseLocked
 from ingest.landing import zone
-from ingest.store import database
+from ingest.settings import Settings
 from orchestration.defs.jobs import is_under_way, refresh_job
-
-ALERT_URL_VARIABLE = "LMS_ALERT_URL"
+from orchestration.defs.snapshot import SNAPSHOT
 
 
 def _listing(files: list[Path]) -> str:
@@ -30,21 +29,30 @@ def _listing(files: list[Path]) -> str:
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def landing_zone_sensor(
-    context: dg.SensorEvaluationContext,
+    context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Asks for a refresh when there is a file whose content no load has.
+
+    And once where this Dagster has not refreshed yet: what the command landed and
+    derived before is then shown, too.
 
     Its cursor names the last state of the folder it has answered to, so that a file
     that cannot be landed does not start a run at each tick.
     """
-    files = zone.files_in(database.landing_zone_path())
+    if (
+        context.cursor is None
+        and settings.warehouse.exists()
+        and context.instance.get_latest_materialization_event(SNAPSHOT) is None
+    ):
+        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor="first")
+    files = zone.files_in(settings.landing)
     listing = _listing(files)
     if listing == context.cursor:
         return dg.SkipReason("nothing has changed in the landing zone")
     if is_under_way(context.instance, refresh_job.name):
         return dg.SkipReason("a refresh is queued or running; looking again after it")
     try:
-        pending = zone.pending(files, database.warehouse_path(), wait_sec=2)
+        pending = zone.pending(files, settings.warehouse, wait_sec=2)
     except WarehouseLocked:
         return dg.SkipReason("the warehouse is being written; looking again later")
     if not pending:
@@ -59,28 +67,51 @@ def landing_zone_sensor(
     )
 
 
+def failure_message(
+    context: dg.RunFailureSensorContext, dagster_url: str
+) -> dict[str, str]:
+    """What is told of a failed run. `text` is what Slack and its likes show."""
+    run = context.dagster_run
+    errors = [
+        _first_line(event.step_failure_data)
+        for event in context.get_step_failure_events()
+    ] or [context.failure_event.message or "no reason is known"]
+    error = "; ".join(errors)
+    url = f"{dagster_url}/runs/{run.run_id}"
+    return {
+        "text": f"{run.job_name} failed: {error} {url}",
+        "job": run.job_name,
+        "run_id": run.run_id,
+        "error": error,
+        "url": url,
+    }
+
+
+def _first_line(failure: Any) -> str:
+    """What the step said in its failure; else the innermost error."""
+    if failure.user_failure_data and failure.user_failure_data.description:
+        text = failure.user_failure_data.description
+    else:
+        error = failure.error
+        while error.cause:
+            error = error.cause
+        text = error.message
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
 @dg.run_failure_sensor(
     default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
 )
-def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
+def run_failure_alert(
+    context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]
+) -> None:
     """Says which run failed and why: in the log and, if `LMS_ALERT_URL` is set, there.
 
-    The URL gets a POST of JSON: `job`, `run_id`, `error`.
+    The URL gets a POST of JSON: `text` for Slack and its likes, and its parts `job`,
+    `run_id`, `error`, `url`. One that does not take it makes the tick fail.
     """
-    steps = [
-        f"{event.step_key}: {event.step_failure_data.error_display_string.strip()}"
-        for event in context.get_step_failure_events()
-    ]
-    error = " ".join("; ".join(steps or [context.failure_event.message or ""]).split())
-    run = context.dagster_run
-    context.log.error(f"run {run.run_id} of {run.job_name} failed: {error}")
-    url = os.environ.get(ALERT_URL_VARIABLE)
-    if url:
-        body = {"job": run.job_name, "run_id": run.run_id, "error": error}
-        request = urllib.request.Request(
-            url,
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10):
-            context.log.info("posted to the alert URL")
+    message = failure_message(context, settings.dagster_url)
+    context.log.error(message["text"])
+    if settings.alert_url:
+        httpx.post(settings.alert_url, json=message, timeout=10).raise_for_status()
+        context.log.info("posted to the alert URL")

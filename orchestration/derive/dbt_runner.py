@@ -294,6 +294,18 @@ def manifest_path() -> Path:
     return path
 
 
+def compile_models(warehouse_path: Path) -> dict[str, str]:
+    """The SQL of every model, as a rebuild runs it, by unique id."""
+    arguments = ["compile", "--full-refresh", "--no-write-json", "--log-level=none"]
+    arguments += ["--select", "resource_type:model", "--indirect-selection", "empty"]
+    results = _invoke(arguments, warehouse_path).result
+    return {
+        node.unique_id: node.compiled_code
+        for node in map(_node, results)
+        if node.compiled_code
+    }
+
+
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
     """dbt makes a million objects that live as long as its run: looking through them

@@ -873,7 +873,7 @@ def test_the_command_says_what_became_of_every_event(
 def test_the_job_imports_the_file_of_its_config(
     dbt: None, lms: Lms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestration.defs.lms import import_lms_job
+    from orchestration.definitions import defs
 
     monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
     monkeypatch.setenv("LMS_LANDING", str(tmp_path / "landing"))
@@ -881,7 +881,7 @@ def test_the_job_imports_the_file_of_its_config(
 
     def run(file: Path) -> bool:
         config = {"ops": {"import_lms_export": {"config": {"file": str(file)}}}}
-        result = import_lms_job.execute_in_process(
+        result = defs.resolve_job_def("import_lms").execute_in_process(
             run_config=config, raise_on_error=False
         )
         return result.success

@@ -18,6 +18,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ingest.settings import Settings
 from tests.support.builders import ping, quiz, write_lines
 
 PROJECT = Path(__file__).parents[3]
@@ -119,6 +120,54 @@ def materialized(result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, Any]:
         for event in result.get_asset_materialization_events()
         if event.asset_key
     }
+
+
+def test_each_asset_has_columns_an_owner_a_kind_its_code_and_no_sql_in_prose(
+    defs: dg.Definitions,
+) -> None:
+    specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
+
+    for key, spec in specs.items():
+        assert spec.owners, key
+        assert spec.kinds, key
+        [reference] = spec.metadata["dagster/code_references"].code_references
+        assert Path(reference.file_path).is_file()
+        assert "select" not in str(spec.description).lower(), key
+        if key.path[0] not in ("landing", "outbox", "published", "monitoring"):
+            columns = spec.metadata["dagster/column_schema"].columns
+            assert columns
+            assert all(column.description for column in columns), key
+    leaderboard = specs[dg.AssetKey(["monitoring", "v_leaderboard"])].metadata
+    types = {c.name: c.type for c in leaderboard["dagster/column_schema"].columns}
+    assert types["user_id"] == "VARCHAR"
+    lineage = leaderboard["dagster/column_lineage"].deps_by_column
+    assert {"xp", "course_completed_count"} <= {
+        dep.column_name for dep in lineage["total_xp"]
+    }
+
+
+@pytest.mark.parametrize("job", ["replay", "as_of", "import_lms", "reconcile"])
+def test_the_launchpad_opens_each_job_with_a_config_that_is_valid(
+    defs: dg.Definitions, job: str
+) -> None:
+    assert dg.validate_run_config(defs.resolve_job_def(job), {})
+
+
+def test_what_the_command_made_before_is_shown_by_a_first_run(
+    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+) -> None:
+    from ingest.landing.zone import land_zone
+    from orchestration.defs.sensors import landing_zone_sensor
+
+    land_zone(zone, Path(os.environ["LMS_WAREHOUSE"]))
+
+    def asks(cursor: str | None) -> bool:
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        result = landing_zone_sensor(context, settings=Settings.from_environment())
+        return isinstance(result, dg.SensorResult) and bool(result.run_requests)
+
+    assert asks(None)
+    assert not asks("first")
 
 
 def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
@@ -315,7 +364,8 @@ def test_the_sensor_asks_for_each_content_once_whatever_its_name(
     def requests() -> int:
         nonlocal cursor
         result = landing_zone_sensor(
-            dg.build_sensor_context(instance=instance, cursor=cursor)
+            dg.build_sensor_context(instance=instance, cursor=cursor),
+            settings=Settings.from_environment(),
         )
         if isinstance(result, dg.SkipReason):
             return 0
@@ -366,12 +416,17 @@ def test_a_failed_run_is_posted_with_its_reason(
                 dagster_event=failure,
                 dagster_instance=instance,
                 dagster_run=result.dagster_run,
-            ).for_run_failure()
+            ).for_run_failure(),
+            settings=Settings.from_environment(),
         )
         server.shutdown()
 
-    assert [message["job"] for message in received] == ["refresh"]
-    assert "not a DuckDB file" in received[0]["error"]
+    [message] = received
+    assert message["job"] == "refresh"
+    assert "not a DuckDB file" in message["error"]
+    assert "\n" not in message["text"]
+    assert message["text"].startswith(f"refresh failed: {message['error']}")
+    assert message["text"].endswith(f"/runs/{result.run_id}")
 
 
 # --- real processes ----------------------------------------------------------------
