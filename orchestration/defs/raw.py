@@ -154,8 +154,7 @@ def raw_tables(
             wrong = loads_that_lost_lines(connection, result.load_ids())
     for failure in result.failures:
         context.log.warning(failure)
-    landing_zone = database.landing_zone_path()
-    if line := event_files.passed_over_line(landing_zone, result.passed_over):
+    if line := event_files.passed_over_line(settings.landing, result.passed_over):
         context.log.warning(line)
     totals = result.events.totals()
     reasons = sample_table(
