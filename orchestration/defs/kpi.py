@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from ingest.settings import Settings
 from ingest.store import database
-from orchestration.defs.resources import POOL, one_line_failures
+from orchestration.defs.metadata import code_reference
+from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 
 CHECK = "is_within_its_level"
 KPIS = dg.AssetKey(["analytics", "kpis"])
@@ -15,6 +17,9 @@ kpis = dg.AssetSpec(
     KPIS,
     deps=[dg.AssetKey(["analytics", "v_kpi"])],
     group_name="analytics",
+    owners=OWNERS,
+    kinds={"python"},
+    metadata={"dagster/code_references": code_reference(__file__)},
     description="Whether the platform's key figures were within their levels when that "
     "was last looked at. No table: the place of a check that stays red.",
 )
@@ -48,12 +53,12 @@ def past_their_level(row: dict[str, object]) -> tuple[list[str], dg.AssetCheckSe
     ],
 )
 def kpi_check(
-    context: dg.AssetCheckExecutionContext,
+    context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult]:
     """Reads `v_kpi`. A critical figure fails the run: it is in the failure alert."""
     with (
         one_line_failures(),
-        database.open_for_reading(database.warehouse_path()) as connection,
+        database.open_for_reading(settings.warehouse) as connection,
     ):
         result = connection.execute("from analytics.v_kpi")
         names = [name for name, *_ in result.description or ()]

@@ -21,13 +21,23 @@ from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 EVENTS = dg.AssetKey(["landing", "events"])
 CATALOGUE = dg.AssetKey(["landing", "catalogue"])
 LOAD = dg.AssetKey(["raw", "load"])
-RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue", "class_skill")
+RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
+
+
+def _metadata(table: str) -> dict[str, Any]:
+    return {
+        **columns_metadata(f"source.lms_warehouse.raw.{table}"),
+        "dagster/code_references": code_reference(__file__),
+    }
 
 
 class_skill = dg.AssetSpec(
     ["raw", "class_skill"],
     group_name="raw",
     description="Which classes teach which skill: `warehouse catalogue --skills FILE`.",
+    owners=OWNERS,
+    kinds={"python", "duckdb"},
+    metadata=_metadata("class_skill"),
 )
 
 
@@ -69,13 +79,6 @@ def landing_files(
         )
 
 
-def _metadata(table: str) -> dict[str, Any]:
-    return {
-        **columns_metadata(f"source.lms_warehouse.raw.{table}"),
-        "dagster/code_references": code_reference(__file__),
-    }
-
-
 @dg.multi_asset(
     name="land",
     pool=POOL,
@@ -115,15 +118,6 @@ def _metadata(table: str) -> dict[str, Any]:
             owners=OWNERS,
             kinds={"python", "duckdb"},
             description="Every catalogue snapshot, as it was landed.",
-        ),
-        dg.AssetSpec(
-            ["raw", "class_skill"],
-            metadata=_metadata("class_skill"),
-            deps=[CATALOGUE],
-            group_name="raw",
-            owners=OWNERS,
-            kinds={"python", "duckdb"},
-            description="Which skills each class teaches, as it was landed.",
         ),
     ],
     check_specs=[
