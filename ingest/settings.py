@@ -305,6 +305,14 @@ class Settings:
         }
         return cls(**others | found)
 
+    @classmethod
+    def of(cls, warehouse_path: Path) -> Self:
+        """For a warehouse that may be another than `LMS_WAREHOUSE`: what no variable
+        places elsewhere is beside it."""
+        return cls.from_environment(
+            {**os.environ, "LMS_WAREHOUSE": str(warehouse_path)}
+        )
+
 
 # Defaults that are beside the warehouse or in the landing zone, or none at all.
 _OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {

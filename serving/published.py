@@ -1,13 +1,13 @@
 """Where the published snapshot is, and how it is opened."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
+from ingest.settings import Settings
 
 
 def snapshot_path(warehouse_path: Path) -> Path:
@@ -16,8 +16,7 @@ def snapshot_path(warehouse_path: Path) -> Path:
     It is in `LMS_PUBLISHED`, or else in published/ beside the warehouse, under the
     warehouse's own name.
     """
-    folder = os.environ.get("LMS_PUBLISHED") or warehouse_path.parent / "published"
-    return Path(folder).resolve() / warehouse_path.name
+    return Settings.of(warehouse_path).published / warehouse_path.name
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -1,10 +1,11 @@
 """What the dbt project has: its files, its layers, and the relations that it makes."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ingest.settings import Settings
 
 DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
 
@@ -35,7 +36,7 @@ def layers() -> list[str]:
 
 def target_folder() -> Path:
     """Where dbt keeps its manifest between runs: `DBT_TARGET_PATH`, or else target/."""
-    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
+    return Settings.from_environment().dbt_target or DBT_PROJECT / "target"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ same again, and ends where an unbroken run ends.
 import contextlib
 import io
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -28,12 +27,12 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from ingest.store import database, erasure, tombstones
 from ingest.store.files import lock_open_file, sync_folder, write_durably
 from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery, outbox, receivers
 from orchestration.outbox.integration_events import FORMATS
-from orchestration.outbox.settings import outbox_path
 from orchestration.shadow import sandbox, shadow
 from orchestration.shadow.swap import PREVIOUS
 from orchestration.snapshot import snapshot
@@ -85,12 +84,12 @@ class Places:
     @classmethod
     def from_environment(cls, spools: Sequence[Path] = ()) -> "Places":
         """`LMS_OUTBOX`, `DAGSTER_HOME`; the landing zone is of others."""
-        dagster = os.environ.get("DAGSTER_HOME")
+        settings = Settings.from_environment()
         return cls(
-            outbox=outbox_path(),
+            outbox=settings.outbox,
             spools=tuple(spools),
-            logs=Path(dagster).resolve() if dagster else None,
-            of_others=(database.landing_zone_path(),),
+            logs=settings.dagster_home,
+            of_others=(settings.landing,),
         )
 
 

@@ -41,8 +41,3 @@ class Settings:
             timeout_sec=settings.publish_timeout_sec,
             give_up_sec=settings.publish_give_up_sec,
         )
-
-
-def outbox_path() -> Path:
-    """Where files go."""
-    return ingest.settings.Settings.from_environment().outbox

@@ -10,7 +10,6 @@ snapshot, the edit made.
 """
 
 import contextlib
-import os
 import re
 import shutil
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
+from ingest.settings import Settings
 from ingest.store import database, files
 from orchestration.derive import dbt_runner
 from orchestration.derive.dbt_project import Relation
@@ -76,9 +76,7 @@ class Diff:
 
 def folder(warehouse_path: Path) -> Path:
     """`LMS_SANDBOXES`, or else sandboxes/ beside the warehouse."""
-    return Path(
-        os.environ.get("LMS_SANDBOXES") or warehouse_path.parent / "sandboxes"
-    ).resolve()
+    return Settings.of(warehouse_path).sandboxes
 
 
 def sandboxes(warehouse_path: Path) -> list[Sandbox]:

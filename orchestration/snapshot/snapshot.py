@@ -28,6 +28,7 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
+from ingest.settings import Settings
 from ingest.store import database
 from ingest.store.files import lock, rename_durably, sync_folder
 from orchestration.derive.bookkeeping import state_fingerprint
@@ -133,7 +134,7 @@ def _attached(
         connection.execute("set timezone = 'UTC'")
         connection.execute("set enable_progress_bar = false")
         # As in dbt's profile.
-        memory = os.environ.get("LMS_MEMORY_LIMIT") or "3GB"
+        memory = Settings.from_environment().memory_limit
         connection.execute("set memory_limit = $1", [memory])
         connection.execute("set temp_directory = $1", [str(folder.spill)])
         # Every row says where it is from: their order in a table says nothing.

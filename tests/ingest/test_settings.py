@@ -68,10 +68,27 @@ def test_the_documentation_has_every_variable_with_its_default_and_meaning() -> 
     assert variables_table() in (ROOT / "docs" / "running.md").read_text()
 
 
-def test_ingest_reads_the_environment_in_one_place() -> None:
-    readers = [
+def test_what_is_beside_a_warehouse_is_beside_the_one_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "a" / "lms.duckdb"))
+    monkeypatch.setenv("LMS_SANDBOXES", str(tmp_path / "s"))
+    settings = Settings.of(tmp_path / "b" / "lms.duckdb")
+    assert settings.published == tmp_path / "b" / "published"
+    assert settings.sandboxes == tmp_path / "s"
+
+
+def test_settings_alone_read_the_environment() -> None:
+    """The dbt runner sets what dbt's own profile reads; the dashboard's command hands
+    the environment on to Streamlit."""
+    readers = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "ingest").rglob("*.py")
+        for package in ("ingest", "orchestration", "serving")
+        for path in (ROOT / package).rglob("*.py")
         if re.search(r"os\.environ|getenv", path.read_text())
-    ]
-    assert readers == ["ingest/settings.py"]
+    }
+    assert readers == {
+        "ingest/settings.py",
+        "orchestration/commands/dashboard.py",
+        "orchestration/derive/dbt_runner.py",
+    }
