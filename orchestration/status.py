@@ -14,8 +14,8 @@ from ingest.store import database
 class ModelPlace:
     """What one incremental model has taken in.
 
-    `behind_loads` is the number of loads past its place, `behind_events` the accepted
-    events in them (of all types).
+    `behind_loads` is the number of loads past its watermark, `behind_events` the
+    accepted events in them (of all types).
     """
 
     model: str

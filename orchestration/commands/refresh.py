@@ -67,7 +67,7 @@ def _report(derivation: "Derivation", as_json: dict[str, Any] | None) -> None:
     else:
         output.print(
             f"{summary['models']} models"
-            + (", views as they were" if derivation.views_stand else "")
+            + (", views as they were" if derivation.views_unchanged else "")
             + f", {summary['tests']} tests, {summary['seconds']:.1f} s"
             + ("" if derivation.succeeded else ", with failures")
         )

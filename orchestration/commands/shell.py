@@ -1,4 +1,8 @@
-"""`warehouse shell`: questions from a terminal or a pipe, one after the other."""
+"""`warehouse shell`: questions from a terminal or a pipe, one after the other.
+
+DuckDB's own shell cannot take its place yet: on PyPI `duckdb-cli` ends at 1.5.6, and
+1.5 refuses files of DuckDB 2.0, which snapshots are. It would replace some 70 lines.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -49,7 +49,7 @@ def status(as_json: AsJson = False) -> None:
         print_table(
             "What each model has taken in",
             ["model", "load", "at (UTC)", "loads behind", "events behind"],
-            [tuple(vars(place).values()) for place in state.models],
+            [tuple(vars(model).values()) for model in state.models],
         )
     else:
         output.print("Nothing is derived yet: run `warehouse refresh`.")

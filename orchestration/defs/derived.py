@@ -153,7 +153,7 @@ def _events(
     for key in TopologicalSorter(above).static_order():
         if key in made:
             metadata = _metadata(made[key], key, connection)
-        elif derivation.views_stand and fresh - failed_checks >= set(above[key]):
+        elif derivation.views_unchanged and fresh - failed_checks >= set(above[key]):
             metadata = _view_metadata(key, connection)
         else:
             continue

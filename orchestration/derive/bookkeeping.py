@@ -80,8 +80,8 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
             '|',
             $1,
             (
-                select string_agg(place::varchar, ',' order by model)
-                from {database}.bookkeeping.watermark as place
+                select string_agg(watermark::varchar, ',' order by model)
+                from {database}.bookkeeping.watermark as watermark
             ),
             (
                 select concat_ws(' ', count(*), sum(attempts), max(load_id))
@@ -108,14 +108,14 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
     """Whether the last refresh succeeded, with this project, and nothing came since."""
     if not _is_there(connection, "refreshed"):
         return False
-    [[newest, oldest_place]] = connection.execute(
+    [[newest, oldest_watermark]] = connection.execute(
         """
         select
             (select coalesce(max(load_id), 0) from raw.load),
             (select min(load_id) from bookkeeping.watermark)
         """
     ).fetchall()
-    if newest != oldest_place:
+    if newest != oldest_watermark:
         return False
     try:
         state = state_fingerprint(connection, _database(connection))
@@ -125,7 +125,7 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
     return found.fetchall() == [(state, project)]
 
 
-def stands_as_made(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
+def views_are_unchanged(connection: duckdb.DuckDBPyConnection, project: str) -> bool:
     """Whether the last refresh that succeeded was of this project, and all tables and
     views are still as it made them."""
     if not _is_there(connection, "refreshed"):

@@ -72,15 +72,15 @@ class Node:
 class Derivation:
     """What happened in one run of dbt, in the order in which it happened.
 
-    `nothing_new` when dbt was not needed: all was up to date. `views_stand` when views
-    and seeds were not made again: they are as an earlier run of the same project made
-    them.
+    `nothing_new` when dbt was not needed: all was up to date. `views_unchanged` when
+    views and seeds were not made again: they are as an earlier run of the same project
+    made them.
     """
 
     nodes: tuple[Node, ...]
     seconds: float
     nothing_new: bool = False
-    views_stand: bool = False
+    views_unchanged: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -94,7 +94,7 @@ class Derivation:
         return {
             "succeeded": self.succeeded,
             "nothing_new": self.nothing_new,
-            "views_stand": self.views_stand,
+            "views_stand": self.views_unchanged,
             "models": sum(node.resource_type == "model" for node in self.nodes),
             "tests": sum(node.resource_type == "test" for node in self.nodes),
             "warnings": [node.name for node in self.nodes if node.warned],
@@ -126,7 +126,7 @@ def derive(
     started = time.perf_counter()
     everything = not select and not variables
     edition = bookkeeping.project_fingerprint(dbt_project.files())
-    views_stand = False
+    views_unchanged = False
     if everything:
         with database.open_for_writing(warehouse_path) as connection:
             if rebuild:
@@ -136,10 +136,10 @@ def derive(
                 return Derivation((), seconds, nothing_new=True)
             else:
                 bookkeeping.forget_checks(connection, of_other_than=edition)
-                views_stand = bookkeeping.stands_as_made(connection, edition)
+                views_unchanged = bookkeeping.views_are_unchanged(connection, edition)
     # What is kept between runs for Dagster, manifest_path() writes.
     arguments = ["build", "--no-write-json", *_NOT_IN_A_REFRESH]
-    if views_stand:
+    if views_unchanged:
         arguments += _VIEWS_AND_SEEDS
     if rebuild:
         arguments.append("--full-refresh")
@@ -151,7 +151,7 @@ def derive(
             bookkeeping.remember_success(connection, edition)
     return replace(
         derivation,
-        views_stand=views_stand,
+        views_unchanged=views_unchanged,
         nodes=tuple(_with_keys(warehouse_path, node) for node in derivation.nodes),
     )
 

@@ -405,7 +405,7 @@ class _Explaining:
         if not different:
             return []
         letters = self._letters.get((pair.user_id, pair.class_id), {})
-        return _Row(pair, self._facts(pair, letters), letters).explained(different)
+        return _Row(pair, self._facts(pair, letters), letters).differences(different)
 
     def _facts(self, pair: _Pair, letters: Mapping[str, Fact]) -> list[Fact]:
         """The export's events; one that we have with the same content is ours, and one
@@ -487,7 +487,7 @@ class _Row:
             Cause.DELETED_EVENTS: pair.from_lms - in_export,
         }
 
-    def explained(self, columns: Sequence[str]) -> list[LmsDifference]:
+    def differences(self, columns: Sequence[str]) -> list[LmsDifference]:
         try:
             history = self._likeliest()
             return [self._explain(column, history) for column in columns]

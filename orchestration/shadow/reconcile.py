@@ -4,7 +4,7 @@ Three proofs. The lines of every load are where the load says (the law of conser
 Every table is what deriving it again, in a shadow, gives: the same hash, or else the
 keys that differ. What each model says it has taken in can be, and the events that
 signals name as their sources are there. A model that is behind is compared with what
-deriving up to its own place gives: to be behind is no error.
+deriving up to its own watermark gives: to be behind is no error.
 """
 
 import time
@@ -98,7 +98,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Gap:
-    """A model whose place cannot be, or a table with rows that its place denies."""
+    """A model with an impossible watermark, or a table with rows that are past it."""
 
     table: str
     model: str
@@ -229,7 +229,7 @@ def reconcile(
     """Looks at everything; at most `examples` keys of a kind are named.
 
     Without `repair` the warehouse is only read. With it, the rows of the keys that
-    differ, changed views and impossible places become, in one transaction, what
+    differ, changed views and impossible watermarks become, in one transaction, what
     deriving again gave, and then everything is looked at again. What is wrong in raw
     cannot be repaired from raw. `variables` are those that the warehouse was refreshed
     with. Raises `WarehouseError` when the warehouse cannot be read or written.
@@ -258,10 +258,12 @@ def _reconcile(
             before = _Live(live)
             found = before.look(examples)
         with shadow.folder(warehouse_path) as folder:
-            again = _Again(warehouse_path, folder, before, examples, variables)
-            if before.places:
-                found = again.derive_and_compare(found)
-            is_repair = repair and again.has_repairs
+            rederived = _Rederivation(
+                warehouse_path, folder, before, examples, variables
+            )
+            if before.watermarks:
+                found = rederived.derive_and_compare(found)
+            is_repair = repair and rederived.has_repairs
             opened = (
                 database.open_for_writing if is_repair else database.open_for_reading
             )
@@ -269,7 +271,7 @@ def _reconcile(
                 if _Live(live) != before:
                     continue
                 if is_repair:
-                    found = replace(found, repaired=again.repair(live))
+                    found = replace(found, repaired=rederived.repair(live))
             return found
     raise WarehouseError(
         f"{warehouse_path}: refreshed, replayed or erased from {ATTEMPTS} times in the "
@@ -287,11 +289,13 @@ class _Live:
             rows = connection.execute(
                 "from bookkeeping.watermark order by all"
             ).fetchall()
-        self.places: dict[str, int] = {model: place for model, place, *_ in rows}
+        self.watermarks: dict[str, int] = {
+            model: watermark for model, watermark, *_ in rows
+        }
         self.newest = loads.next_load_id(connection) - 1
         [[events]] = connection.execute(
             "select count(*) from raw.lms_event where load_id <= $1",
-            [max(self.places.values(), default=0)],
+            [max(self.watermarks.values(), default=0)],
         ).fetchall()
         self._state = (rows, events)
 
@@ -300,9 +304,9 @@ class _Live:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def place(self, model: str) -> int:
-        """Up to where the model is derived again: its place, if that can be."""
-        return min(self.places.get(model, self.newest), self.newest)
+    def watermark(self, model: str) -> int:
+        """Up to where the model is derived again: its watermark, if that can be."""
+        return min(self.watermarks.get(model, self.newest), self.newest)
 
     def look(self, examples: int) -> Reconciliation:
         """All that can be seen without deriving again."""
@@ -316,7 +320,7 @@ class _Live:
             missing_sources=sources,
             missing_source_count=count,
             failure=None,
-            notes=_behind(self._connection) if self.places else (_NOTHING_DERIVED,),
+            notes=_behind(self._connection) if self.watermarks else (_NOTHING_DERIVED,),
             repaired=(),
             seconds=0,
         )
@@ -337,9 +341,9 @@ def _behind(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """
     ).fetchall()
     return tuple(
-        f"{model} stands at load {place}: {_counted(loads, 'load')} with "
+        f"{model} is at load {watermark}: {_counted(loads, 'load')} with "
         f"{_counted(events, 'event')} behind; `warehouse refresh` takes them in"
-        for model, place, loads, events in rows
+        for model, watermark, loads, events in rows
     )
 
 
@@ -372,8 +376,8 @@ def _missing_sources(
     return tuple(MissingSource(*row) for row in rows), count
 
 
-class _Again:
-    """Everything derived again: one shadow for each place that models stand at."""
+class _Rederivation:
+    """Everything derived again: one shadow for each watermark that models have."""
 
     def __init__(
         self,
@@ -390,26 +394,26 @@ class _Again:
         self._variables = variables
         self._differing: list[tuple[int, Relation, Table]] = []
         self._views: list[Relation] = []
-        self._misplaced: list[tuple[int, str]] = []
+        self._wrong_watermarks: list[tuple[int, str]] = []
 
     @property
     def has_repairs(self) -> bool:
-        return bool(self._differing or self._views or self._misplaced)
+        return bool(self._differing or self._views or self._wrong_watermarks)
 
     def derive_and_compare(self, found: Reconciliation) -> Reconciliation:
         tables: list[Table] = []
         gaps: list[Gap] = []
         failures: list[str] = []
-        for place in self._places:
-            path = self._path(place)
+        for watermark in self._watermarks:
+            path = self._path(watermark)
             with shadow.opened(path, self._warehouse_path) as connection:
-                shadow.make_raw(connection, _up_to(place))
-            # All at the lowest place; past it what stands there and what that reads,
+                shadow.make_raw(connection, _up_to(watermark))
+            # All at the lowest watermark; past it the models there and what they read,
             # so that a model which cannot get there holds up no other.
             models = sorted(
-                m for m in self._live.places if self._live.place(m) == place
+                m for m in self._live.watermarks if self._live.watermark(m) == watermark
             )
-            is_first = place == self._places[0]
+            is_first = watermark == self._watermarks[0]
             try:
                 made = shadow.derive(
                     path,
@@ -419,15 +423,15 @@ class _Again:
                 )
             except WarehouseError as error:
                 failures.append(
-                    f"up to load {place} nothing could be compared: {error}"
+                    f"up to load {watermark} nothing could be compared: {error}"
                 )
                 continue
             with shadow.opened(path, self._warehouse_path) as connection:
                 for relation in made.relations:
-                    if self._is_compared(relation, place):
+                    if self._is_compared(relation, watermark):
                         if relation.kind == "incremental":
-                            gaps += self._gaps(connection, relation, place)
-                        tables.append(self._compare(connection, relation, place))
+                            gaps += self._gaps(connection, relation, watermark)
+                        tables.append(self._compare(connection, relation, watermark))
                 if is_first:
                     self._views = changed_views(connection, LIVE, made)
         return replace(
@@ -439,48 +443,48 @@ class _Again:
         )
 
     @property
-    def _places(self) -> list[int]:
-        return sorted({self._live.place(model) for model in self._live.places})
+    def _watermarks(self) -> list[int]:
+        return sorted({self._live.watermark(model) for model in self._live.watermarks})
 
-    def _is_compared(self, relation: Relation, place: int) -> bool:
-        """Whether it is here: at its place or, without one, in the lowest shadow."""
-        stands_at = self._places[0]
-        if relation.kind == "incremental" and _model(relation) in self._live.places:
-            stands_at = self._live.place(_model(relation))
-        return relation.kind != "view" and place == stands_at
+    def _is_compared(self, relation: Relation, watermark: int) -> bool:
+        """Whether it is here: at its watermark or else in the lowest shadow."""
+        live_watermark = self._watermarks[0]
+        if relation.kind == "incremental" and _model(relation) in self._live.watermarks:
+            live_watermark = self._live.watermark(_model(relation))
+        return relation.kind != "view" and watermark == live_watermark
 
-    def _path(self, place: int) -> Path:
-        path = self._folder / str(place) / self._warehouse_path.name
+    def _path(self, watermark: int) -> Path:
+        path = self._folder / str(watermark) / self._warehouse_path.name
         path.parent.mkdir(exist_ok=True)
         return path
 
     def _gaps(
-        self, connection: duckdb.DuckDBPyConnection, relation: Relation, place: int
+        self, connection: duckdb.DuckDBPyConnection, relation: Relation, watermark: int
     ) -> list[Gap]:
         model, problems = _model(relation), []
-        stands_at = self._live.places.get(model)
-        if stands_at is None:
-            problems.append("it has no place: the next refresh starts it over")
-        elif stands_at > self._live.newest:
+        live_watermark = self._live.watermarks.get(model)
+        if live_watermark is None:
+            problems.append("it has no watermark: the next refresh starts it over")
+        elif live_watermark > self._live.newest:
             problems.append(
-                f"it stands at load {stands_at}, and the newest is "
+                f"it is at load {live_watermark}, and the newest is "
                 f"{self._live.newest}: the loads between would be skipped"
             )
         if problems:
-            self._misplaced.append((place, model))
+            self._wrong_watermarks.append((watermark, model))
         if "load_id" in columns(connection, f"'{LIVE}'", relation):
             [[newest]] = connection.execute(
                 f"select max(load_id) from {LIVE}.{quoted(relation)}"
             ).fetchall()
-            if newest is not None and newest > place:
+            if newest is not None and newest > watermark:
                 problems.append(
-                    f"it stands at load {place} and has rows of load {newest}: that "
+                    f"it is at load {watermark} and has rows of load {newest}: that "
                     "would be taken in twice"
                 )
         return [Gap(relation.full_name, model, problem) for problem in problems]
 
     def _compare(
-        self, connection: duckdb.DuckDBPyConnection, relation: Relation, place: int
+        self, connection: duckdb.DuckDBPyConnection, relation: Relation, watermark: int
     ) -> Table:
         names = columns(connection, DERIVED, relation)
         live_names = columns(connection, f"'{LIVE}'", relation)
@@ -493,7 +497,7 @@ class _Again:
             )
         _, derived_hash = _hash(connection, quoted(relation), names)
         table = Table(
-            relation.full_name, place, live_rows, live_hash, derived_hash, None
+            relation.full_name, watermark, live_rows, live_hash, derived_hash, None
         )
         if live_hash == derived_hash and live_names.keys() == names.keys():
             return table
@@ -508,36 +512,37 @@ class _Again:
                 from (from only_live union all by name from only_derived)
                 """
             )
-        self._differing.append((place, relation, table))
+        self._differing.append((watermark, relation, table))
         return table
 
     def repair(self, live: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """Puts what was derived again in the place of what differs: all or nothing."""
-        for place in self._places:
-            database.attach(live, self._path(place), _shadow(place))
+        for watermark in self._watermarks:
+            database.attach(live, self._path(watermark), _shadow(watermark))
         done = []
         with database.transaction(live):
-            for place, relation, table in self._differing:
-                done.append(_repair_table(live, relation, table, _shadow(place)))
+            for watermark, relation, table in self._differing:
+                done.append(_repair_table(live, relation, table, _shadow(watermark)))
             for relation in self._views:
                 live.execute(f"drop view if exists {quoted(relation)}")
                 live.execute(
-                    definition(live, f"'{_shadow(self._places[0])}'", relation) or ""
+                    definition(live, f"'{_shadow(self._watermarks[0])}'", relation)
+                    or ""
                 )
                 done.append(f"{relation.full_name}: its definition")
-            for place, model in self._misplaced:
+            for watermark, model in self._wrong_watermarks:
                 live.execute(
                     "delete from bookkeeping.watermark where model = $1", [model]
                 )
                 live.execute(
                     f"""
                     insert into bookkeeping.watermark by name
-                    from {_shadow(place)}.bookkeeping.watermark
+                    from {_shadow(watermark)}.bookkeeping.watermark
                     where model = $1
                     """,
                     [model],
                 )
-                done.append(f"{model}: its place, load {place}")
+                done.append(f"{model}: its watermark, load {watermark}")
             # Another state than the one that readers have.
             live.execute(
                 "update bookkeeping.watermark set consumed_at = $1",
@@ -547,13 +552,13 @@ class _Again:
 
 
 def _model(relation: Relation) -> str:
-    """The model's name, under which its place is kept."""
+    """The model's name, under which its watermark is kept."""
     return relation.unique_id.split(".")[2]
 
 
-def _up_to(place: int) -> shadow.Cut:
+def _up_to(watermark: int) -> shadow.Cut:
     def cut(_table: str, names: Collection[str]) -> str:
-        return f"load_id <= {place:d}" if "load_id" in names else "true"
+        return f"load_id <= {watermark:d}" if "load_id" in names else "true"
 
     return cut
 
@@ -592,8 +597,8 @@ def _key(
     return ", ".join(f'"{name}"' for name in key)
 
 
-def _shadow(place: int) -> str:
-    return f"_shadow_{place:d}_"
+def _shadow(watermark: int) -> str:
+    return f"_shadow_{watermark:d}_"
 
 
 def _repair_table(

@@ -47,7 +47,7 @@ def _is_derived() -> str:
 
 
 @dataclass(frozen=True)
-class Stand:
+class SnapshotInfo:
     """What a snapshot says of itself; `files` are the Parquet files of its events, in
     the folder `generation`."""
 
@@ -76,7 +76,7 @@ class _Table:
 def write(
     connection: duckdb.DuckDBPyConnection,
     path: Path,
-    stand: Stand,
+    info: SnapshotInfo,
     before: tuple[Path, int] | None,
 ) -> None:
     """Writes the snapshot into the new file `path`; `before` are the file of the one
@@ -84,7 +84,7 @@ def write(
     changes = _changes(connection) if before else None
     if before is not None and changes is not None:
         try:
-            _write_changes(connection, path, stand, *before, changes + 1)
+            _write_changes(connection, path, info, *before, changes + 1)
         except duckdb.Error:
             # A block of the file before is damaged, say: only one that is written whole
             # reads nothing of it.
@@ -94,34 +94,34 @@ def write(
                 file.unlink(missing_ok=True)
         else:
             return
-    tables = _tables(connection, stand.load_id)
+    tables = _tables(connection, info.load_id)
     connection.execute(f"attach {sql_path(path)} as {NEW}")
     with transaction(connection):
         for schema in ("raw", "published", *schemas()):
             connection.execute(f"create schema {NEW}.{schema}")
         for table in tables:
             _copy(connection, table)
-        _describe(connection, stand, changes=0)
-        _make_events(connection, stand)
+        _describe(connection, info, changes=0)
+        _make_events(connection, info)
     _finish(connection)
 
 
 def _write_changes(
     connection: duckdb.DuckDBPyConnection,
     path: Path,
-    stand: Stand,
+    info: SnapshotInfo,
     before: Path,
     since: int,
     changes: int,
 ) -> None:
-    tables = _tables(connection, stand.load_id)
+    tables = _tables(connection, info.load_id)
     shutil.copyfile(before, path)
     connection.execute(f"attach {sql_path(path)} as {NEW}")
     with transaction(connection):
         for table in tables:
             _take_changes(connection, table, since)
-        _describe(connection, stand, changes)
-        _make_events(connection, stand)
+        _describe(connection, info, changes)
+        _make_events(connection, info)
     _finish(connection)
 
 
@@ -232,12 +232,12 @@ def _content(
 
 
 def _describe(
-    connection: duckdb.DuckDBPyConnection, stand: Stand, changes: int
+    connection: duckdb.DuckDBPyConnection, info: SnapshotInfo, changes: int
 ) -> None:
     connection.execute(
         f"create or replace table {NEW}.published.event_file as "
         "select unnest($1::varchar[]) as file",
-        [list(stand.files)],
+        [list(info.files)],
     )
     connection.execute(
         f"""
@@ -251,22 +251,22 @@ def _describe(
             $changes::integer as changes
         """,
         {
-            "load_id": stand.load_id,
-            "published_at": stand.published_at,
-            "state": stand.state,
-            "generation": stand.generation.name,
+            "load_id": info.load_id,
+            "published_at": info.published_at,
+            "state": info.state,
+            "generation": info.generation.name,
             "changes": changes,
         },
     )
 
 
-def _make_events(connection: duckdb.DuckDBPyConnection, stand: Stand) -> None:
+def _make_events(connection: duckdb.DuckDBPyConnection, info: SnapshotInfo) -> None:
     columns = EVENT_COLUMNS.replace(
         " line,", " line, json_extract(line, '$.payload') as payload,"
     )
-    if stand.files:
-        folder = stand.generation.parent
-        names = ", ".join(sql_path(folder / file) for file in stand.files)
+    if info.files:
+        folder = info.generation.parent
+        names = ", ".join(sql_path(folder / file) for file in info.files)
         source = f"read_parquet([{names}], hive_partitioning = false)"
         connection.execute(
             f"create or replace view {NEW}.raw.lms_event as "

@@ -36,7 +36,7 @@ from orchestration.snapshot.content import (
     BEFORE,
     EVENT_COLUMNS,
     LIVE,
-    Stand,
+    SnapshotInfo,
     write,
 )
 from serving import published
@@ -183,7 +183,7 @@ def _publish(
     write(
         connection,
         unfinished,
-        Stand(load_id, published_at, state, generation, tuple(files)),
+        SnapshotInfo(load_id, published_at, state, generation, tuple(files)),
         (folder.current.resolve(), before.load_id) if before else None,
     )
     rename_durably(unfinished, path)
@@ -232,7 +232,7 @@ def _derived_through(connection: duckdb.DuckDBPyConnection) -> int:
 
 def _continued(
     connection: duckdb.DuckDBPyConnection, folder: _Folder, load_id: int
-) -> Stand | None:
+) -> SnapshotInfo | None:
     """The newest snapshot, if what was appended for it can be appended to."""
     try:
         rows = connection.execute(
@@ -269,7 +269,7 @@ def _continued(
         or not all((folder.own / path).exists() for path in paths)
     ):
         return None
-    return Stand(before_id, published_at, state, folder.own / generation, paths)
+    return SnapshotInfo(before_id, published_at, state, folder.own / generation, paths)
 
 
 def _append_events(

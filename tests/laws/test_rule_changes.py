@@ -78,7 +78,7 @@ def test_a_comment_in_one_model_leaves_the_others_as_they_are(
 def test_a_refresh_that_merges_has_the_rule_of_one_that_starts_over(
     warehouse: Warehouse,
 ) -> None:
-    """Some macros are called only when a model merges: they are part of its rule too."""
+    """Some macros are called only when a model merges: they are its rule, too."""
     fingerprints = "select model, rule_fingerprint from bookkeeping.watermark"
     warehouse.land([ping("e1"), quiz("e2")])
     warehouse.refresh()

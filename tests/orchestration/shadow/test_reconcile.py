@@ -138,7 +138,7 @@ def test_a_sound_warehouse_agrees_and_not_a_byte_of_it_changes(
         assert table["load_id"] == 4
     assert len(found["tables"]) >= 9
     assert found["notes"][0].startswith(
-        "prj_class_signal stands at load 4: 1 load with 1 event behind"
+        "prj_active_day is at load 4: 1 load with 1 event behind"
     )
     lines = found["lines"]
     assert (lines["lines_read"], lines["events"], lines["unaccounted"]) == (9, 7, 0)
@@ -191,19 +191,19 @@ DAMAGE = {
     "a place is moved back": (
         "update bookkeeping.watermark set load_id = 2 "
         "where model = 'prj_class_activity'",
-        "projections.prj_class_activity: it stands at load 2 and "
+        "projections.prj_class_activity: it is at load 2 and "
         "has rows of load 4: that would be taken in twice",
     ),
     "a place is moved past the newest load": (
         "update bookkeeping.watermark set load_id = 40 "
         "where model = 'prj_user_signal_total'",
-        "projections.prj_user_signal_total: it stands at load 40, and the "
+        "projections.prj_user_signal_total: it is at load 40, and the "
         "newest is 4: the loads between would be skipped",
     ),
     "a place is forgotten": (
         "delete from bookkeeping.watermark where model = 'prj_course_signal'",
-        "projections.prj_course_signal: it has no place: the next refresh starts it "
-        "over",
+        "projections.prj_course_signal: it has no watermark: the next refresh starts "
+        "it over",
     ),
     "a table is dropped": (
         "drop table projections.prj_user_quarter_hour",
@@ -281,7 +281,7 @@ def test_a_repair_gives_back_what_was_derived(warehouse: Warehouse) -> None:
     assert found.agrees, found.problems
     assert "projections.prj_quiz_result: 1 key" in found.repaired
     assert "progress.v_user_progress: its definition" in found.repaired
-    assert "prj_user_signal_total: its place, load 4" in found.repaired
+    assert "prj_user_signal_total: its watermark, load 4" in found.repaired
     assert refresh(warehouse) == {}
     assert_same_state(warehouse.state(), sound)
 
@@ -347,7 +347,7 @@ def test_the_job_runs_once_a_day_and_no_other_job_does_its_work() -> None:
 # --------------------------------------------------------------------------------------
 
 
-def places(warehouse: Warehouse) -> dict[str, int]:
+def watermarks(warehouse: Warehouse) -> dict[str, int]:
     return dict(warehouse.rows("select model, load_id from bookkeeping.watermark"))
 
 
@@ -372,8 +372,10 @@ def test_a_poison_row_holds_up_one_projection_and_is_named(
     assert model == "prj_video_progress"
     assert "Malformed JSON" in message
     assert "it fails on user_id 'u5', class_id 'c1' (8 other keys pass)" in message
-    assert {m for m, place in places(warehouse).items() if place == 4} == POISONED
-    assert {m for m, place in places(warehouse).items() if place == 5} == {
+    assert {
+        m for m, load_id in watermarks(warehouse).items() if load_id == 4
+    } == POISONED
+    assert {m for m, load_id in watermarks(warehouse).items() if load_id == 5} == {
         *("prj_class_activity", "prj_quiz_result", "prj_user_quarter_hour")
     }
     found = reconcile(warehouse.path)
@@ -384,7 +386,7 @@ def test_a_poison_row_holds_up_one_projection_and_is_named(
         f"update raw.lms_event set line = '{sound}' where event_id = 'e5'"
     )
     assert refresh(warehouse) == {}
-    assert set(places(warehouse).values()) == {5}
+    assert set(watermarks(warehouse).values()) == {5}
     assert reconcile(warehouse.path).agrees
 
 
@@ -419,14 +421,14 @@ def test_a_full_disk_leaves_nothing_half_done(place: Path, derived: Path) -> Non
         failed = refresh(warehouse)
 
         assert any("No space left" in message for message in failed.values())
-        for model, load_id in places(warehouse).items():
+        for model, load_id in watermarks(warehouse).items():
             if model == "prj_video_progress":
                 assert warehouse.value(
                     "select sum(ping_count) from projections.prj_video_progress"
                 ) == (4 if load_id == 4 else 20_004)
         filler.unlink()
         assert refresh(warehouse) == {}
-        assert set(places(warehouse).values()) == {5}
+        assert set(watermarks(warehouse).values()) == {5}
         assert warehouse.rows(
             "select count(*), sum(video_completed) from progress.v_user_progress"
         ) == [(20_004, 20_003)]
