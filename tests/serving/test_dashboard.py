@@ -190,7 +190,8 @@ class Dashboard:
     def wait(self, title: str) -> None:
         self.browser.wait_until(
             "document.querySelector('.stApp')?.dataset.testScriptState === "
-            "'notRunning' && [...document.querySelectorAll('h1')].some("
+            "'notRunning' && document.querySelector('.stMain').innerText"
+            ".includes('As of load') && [...document.querySelectorAll('h1')].some("
             f"h => h.innerText.trim() === {json.dumps(title)})",
             within_sec=60,
         )
