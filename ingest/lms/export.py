@@ -25,6 +25,7 @@ EVENTS = "lms_event"
 COURSES = "lms_course"
 CLASSES = "lms_class"
 PROGRESS = "v_user_progress"
+CRM_EVENTS = "crm_event"
 
 # How long one query on an export may run: a view of it can be made to run for ever.
 LONGEST_QUERY_SEC = 300.0
@@ -139,7 +140,7 @@ def _export(path: Path, connection: sqlite3.Connection) -> Export:
             "select name from sqlite_master where type in ('table', 'view')"
         )
     }
-    for table in {EVENTS, COURSES, CLASSES, PROGRESS} & tables:
+    for table in {EVENTS, COURSES, CLASSES, PROGRESS, CRM_EVENTS} & tables:
         try:
             cursor = connection.execute(f'select * from "{table}" limit 0')
         except sqlite3.Error as error:

@@ -30,7 +30,14 @@ from ingest.landing import catalogue, event_files, lines, quiz_register
 from ingest.landing.catalogue import CatalogueClass, CatalogueLoad
 from ingest.landing.event_files import Load
 from ingest.landing.quiz_register import QuizRegister
-from ingest.lms.export import CLASSES, COURSES, EVENTS, Export, open_export
+from ingest.lms.export import (
+    CLASSES,
+    COURSES,
+    CRM_EVENTS,
+    EVENTS,
+    Export,
+    open_export,
+)
 from ingest.store import database, files, tombstones
 
 # In each line that comes from an export, beside the fields of the envelope.
@@ -388,7 +395,9 @@ class Import:
     events = known + erased + the lines of `load` + set aside. `known` rows are in the
     warehouse, as an event or a dead letter, with the very line that they make. `load`
     is None where nothing was new. `set_aside` are those of types without a contract, by
-    type, and `newly_set_aside` how many of them were not set aside before.
+    type, and `newly_set_aside` how many of them were not set aside before. `left` are
+    the rows of `crm_event` by type: a view or a form there has no position and no
+    score, so no contract takes them.
     """
 
     file: str
@@ -402,6 +411,7 @@ class Import:
     catalogue_failed: str | None
     courses: int
     sections: int
+    left: dict[str, int]
     seconds: float
 
     @property
@@ -455,6 +465,7 @@ def import_lms(
         new = _Sifting(export, known_classes, warehouse_path, received_at)
         file = new.write(landing_zone / "events")
         courses = _count(export, COURSES)
+        left = _left(export)
     load = None
     if file:
         [load] = event_files.land([file], warehouse_path, received_at=received_at).loads
@@ -470,8 +481,20 @@ def import_lms(
         catalogue_failed=failed,
         courses=courses,
         sections=sum(each.is_section for each in by_id.values()),
+        left=left,
         seconds=time.perf_counter() - started,
     )
+
+
+def _left(export: Export) -> dict[str, int]:
+    if not export.has(CRM_EVENTS):
+        return {}
+    names = export.columns[CRM_EVENTS]
+    event_type = next((n for n in ("type", "event_type", "kind") if n in names), None)
+    column = f'"{event_type}"' if event_type else "null"
+    rows = export.rows(f"select {column}, count(*) from {CRM_EVENTS} group by 1")
+    counted = ((_key(value) if value is not None else "", n) for value, n in rows)
+    return dict(sorted(counted))
 
 
 def _count(export: Export, table: str) -> int:

@@ -71,6 +71,12 @@ def _show_import(result: Import) -> None:
             ["type", "events"],
             [*result.set_aside.items()],
         )
+    if result.left:
+        print_table(
+            "Left in the export: crm_event says no position and no score",
+            ["type", "rows"],
+            [*result.left.items()],
+        )
     if load and load.load_id is not None:
         output.print(f"Load {load.load_id}: {load.file}", markup=False)
     if snapshot := result.catalogue:

@@ -659,6 +659,19 @@ def test_a_text_takes_up_no_more_room_than_it_came_in(collector: Collecting) -> 
     assert len(collector.raw_lines()[0]) < len(body)
 
 
+def test_answers_that_grow_past_a_line_are_left_out_and_the_score_is_kept(
+    collector: Collecting, warehouse: Warehouse, register: Path
+) -> None:
+    register.write_text(HEADER + ROW.replace(",no", ",yes"))
+    numbers = question("Matrix", ["numbers"], "MATRIX")
+    body = json.dumps(webhook(*FIELDS, numbers)).encode()
+    body = body.replace(b'"numbers"', b",".join([b"1e15"] * 100_000))
+    assert submit(collector, body).json["outcome"] == "accepted"
+    collector.land(warehouse)
+    [[payload]] = warehouse.rows("select payload from raw.lms_event")
+    assert json.loads(payload)["score"] == 8
+
+
 def test_the_register_names_the_fields_of_learner_and_class(
     collector: Collecting, warehouse: Warehouse, register: Path
 ) -> None:

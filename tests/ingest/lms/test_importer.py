@@ -558,6 +558,16 @@ def test_a_page_with_a_tally_form_is_a_quiz_with_its_pass_mark(
     ) == [("wkPz0d", "true")]
 
 
+def test_the_history_that_no_contract_takes_is_counted(
+    lms: Lms, warehouse: Warehouse
+) -> None:
+    lms.db.execute("create table crm_event (id text, type text, user_id text)")
+    for row in ("VIDEO_VIEW", "VIDEO_VIEW", "FORM", None):
+        lms.db.execute("insert into crm_event values ('x', ?, 'u1')", [row])
+    for file in (lms.path, lms.dump()):
+        assert move_in(warehouse, file).left == {"": 1, "FORM": 1, "VIDEO_VIEW": 2}
+
+
 def test_sections_are_no_classes_to_complete(lms: Lms, warehouse: Warehouse) -> None:
     lms.add_class("s1", kind="SECTION", order=0)
     lms.add_class("c2", parent="s1", order=2, name="Inside")
