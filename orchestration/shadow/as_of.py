@@ -13,11 +13,20 @@ from ingest.store import database
 from orchestration.shadow import shadow
 from orchestration.shadow.shadow import LIVE
 
-# Each answer, and the order of its rows.
-ANSWERS = {
+# What the live state answers too, each with the order of its rows.
+LIVE_ANSWERS = {
     "progress.v_user_progress": "user_id, class_id",
     "signals.lms_signal": "user_id, occurred_at, signal_id",
     "monitoring.v_leaderboard": "rank, user_id",
+}
+
+# Those below are made from state that is compared by itself, and say other things at
+# another "now".
+ANSWERS = {
+    **LIVE_ANSWERS,
+    "analytics.v_course_progress": "user_id, course_id",
+    "analytics.v_learner_at_risk": "user_id, course_id, reason",
+    "analytics.v_badge_award": "user_id, badge",
 }
 
 
@@ -64,7 +73,7 @@ def as_of(
     output: Path | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> AsOf:
-    """What `v_user_progress`, the signals and the leaderboard would have been.
+    """What progress, signals, leaderboard, courses, risks and badges would have been.
 
     Derived by today's rules from the events and the catalogue snapshots received by
     `moment` (naive, in UTC), with `moment` as now. `users`, `classes` and `courses`

@@ -17,7 +17,7 @@ from ingest.errors import WarehouseError
 from ingest.store import database
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
-from orchestration.shadow.as_of import ANSWERS
+from orchestration.shadow.as_of import LIVE_ANSWERS
 from orchestration.shadow.difference import (
     DERIVED,
     Difference,
@@ -331,7 +331,7 @@ def _compare(
     notes = []
     for relation in made.relations:
         name = relation.full_name
-        if name not in ANSWERS or (is_part and name == LEADERBOARD):
+        if name not in LIVE_ANSWERS or (is_part and name == LEADERBOARD):
             continue  # the leaderboard ranks a learner among all, whom a part lacks
         if name == PROGRESS and _has_newer_catalogue(connection, plan):
             notes.append(
