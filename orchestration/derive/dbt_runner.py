@@ -16,9 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from ingest.errors import WarehouseError, first_line
+from ingest.errors import WarehouseError
 from ingest.store import database
 from orchestration.derive import bookkeeping, dbt_project
 from orchestration.derive.dbt_project import Project, Relation
@@ -120,8 +118,8 @@ def derive(
     models if empty; `variables` override those of dbt_project.yml. With `if_needed`,
     dbt does not run when nothing came and nothing was edited since the last refresh.
     Views and seeds are made again only after an edit, or when they are not as they were
-    made. A model or a test that fails is in the result; where a model failed over a
-    value, its message names the keys. Raises `WarehouseError` when dbt cannot run.
+    made. A model or a test that fails is in the result. Raises `WarehouseError` when
+    dbt cannot run.
     """
     started = time.perf_counter()
     everything = not select and not variables
@@ -149,24 +147,7 @@ def derive(
     if everything and derivation.succeeded and is_what_ran:
         with database.open_for_writing(warehouse_path) as connection:
             bookkeeping.remember_success(connection, edition)
-    return replace(
-        derivation,
-        views_unchanged=views_unchanged,
-        nodes=tuple(_with_keys(warehouse_path, node) for node in derivation.nodes),
-    )
-
-
-def _with_keys(warehouse_path: Path, node: Node) -> Node:
-    if not node.failed or node.resource_type != "model":
-        return node
-    from orchestration.derive import failing_keys
-
-    try:
-        keys = failing_keys.find(warehouse_path, node.compiled_code, node.message)
-    except (WarehouseError, duckdb.Error, OSError) as error:
-        reason = first_line(error)
-        return replace(node, message=f"{node.message}; its keys are unknown: {reason}")
-    return node if keys is None else replace(node, message=f"{node.message}; {keys}")
+    return replace(derivation, views_unchanged=views_unchanged)
 
 
 def check(
