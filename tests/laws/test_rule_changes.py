@@ -94,6 +94,20 @@ def test_a_refresh_that_merges_has_the_rule_of_one_that_starts_over(
     assert warehouse.value(quizzes) == 2
 
 
+def test_an_edited_seed_starts_over_what_is_made_with_it(
+    project: Path, warehouse: Warehouse
+) -> None:
+    awarded = "select badge from analytics.v_badge_award order by all"
+    warehouse.land([ping("e1", position=95), ping("e2", in_class="c2", position=95)])
+    warehouse.refresh()
+    assert warehouse.rows(awarded) == [("first-video",)]
+
+    edit(project / "seeds/signals/badge.csv", "video_count,5,25", "video_count,2,25")
+    warehouse.refresh()
+
+    assert warehouse.rows(awarded) == [("first-video",), ("video-5",)]
+
+
 def test_a_run_without_rows_makes_nothing_count_twice(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1"), ping("e2")])
     warehouse.refresh()

@@ -1,8 +1,3 @@
-{%- set kpis = [
-    'completion_rate', 'engagement_rate', 'drop_off_rate', 'mean_quiz_score_ratio',
-    'mean_current_streak', 'orphan_share', 'stale_share', 'abandoned_share',
-] -%}
-
 with
 
 learners as (
@@ -112,11 +107,22 @@ final as (
         active_24h_count,
         active_7d_count,
         active_30d_count,
-        {%- for kpi in kpis %}
-        {{ kpi }},
-        {{ kpi_level(kpi) }} as {{ kpi }}_level
-        {{- ',' if not loop.last }}
-        {%- endfor %}
+        completion_rate,
+        {{ kpi_level('completion_rate') }} as completion_rate_level,
+        engagement_rate,
+        {{ kpi_level('engagement_rate') }} as engagement_rate_level,
+        drop_off_rate,
+        {{ kpi_level('drop_off_rate') }} as drop_off_rate_level,
+        mean_quiz_score_ratio,
+        {{ kpi_level('mean_quiz_score_ratio') }} as mean_quiz_score_ratio_level,
+        mean_current_streak,
+        {{ kpi_level('mean_current_streak') }} as mean_current_streak_level,
+        orphan_share,
+        {{ kpi_level('orphan_share') }} as orphan_share_level,
+        stale_share,
+        {{ kpi_level('stale_share') }} as stale_share_level,
+        abandoned_share,
+        {{ kpi_level('abandoned_share') }} as abandoned_share_level
     from measured
 
 )
