@@ -306,6 +306,9 @@ def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
     assert red == {
         "monitoring.reconciliation",
         *(problem.split(": ")[0] for _, problem in DAMAGE.values()),
+        # What the damage in raw reaches, too.
+        *("projections.prj_active_day", "projections.prj_streak"),
+        *("projections.prj_badge_award", "projections.prj_video_watch"),
     }
     assert passed["staging.event_type"]
 
