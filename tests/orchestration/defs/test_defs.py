@@ -454,7 +454,7 @@ def daemon(home: Path) -> Iterator[dg.DagsterInstance]:
     command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
     with (home / "daemon.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "-w", str(PROJECT / "workspace.yaml")],
+            command,
             cwd=PROJECT,
             stdout=log,
             stderr=subprocess.STDOUT,
