@@ -446,6 +446,8 @@ def home(tmp_path: Path, zone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     monkeypatch.setenv("LMS_REFRESH_CRON", "0 0 1 1 *")
     monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "60")
+    with dg.DagsterInstance.from_config(str(home)):
+        pass  # two processes that make a fresh instance at once would race
     return home
 
 
@@ -525,8 +527,6 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
 
 
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
-    with dg.DagsterInstance.from_config(str(home)):
-        pass  # two processes that make a fresh instance at once would race
     runs = [launch("refresh"), launch("refresh")]
     outs = [run.communicate(timeout=180)[0] for run in runs]
 
