@@ -57,9 +57,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     is_worker = hasattr(session.config, "workerinput")
-    if session.config.cache and not is_worker:
-        known = session.config.cache.get(DURATIONS, {})
-        session.config.cache.set(DURATIONS, {**known, **_seconds})
+    cache = getattr(session.config, "cache", None)  # -p no:cacheprovider has none
+    if cache and not is_worker:
+        cache.set(DURATIONS, {**cache.get(DURATIONS, {}), **_seconds})
 
 
 @pytest.fixture(scope="session")

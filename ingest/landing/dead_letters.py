@@ -705,10 +705,10 @@ def close_mended(
 ) -> int:
     """Moves the letters that this load mended to `raw.discarded_letter`; how many.
 
-    A letter is mended by a later event with its id and another line, if it names that
-    event's learner, or its fault is that it names none. The very same line, and one
-    that wanted a contract or a form, are for a retry, which tells a duplicate from a
-    conflict; all else is for people: `Selection(landed_since=True)` finds both.
+    A letter is mended by an event of a later load with its id and another line, if it
+    names that event's learner, or its fault is that it names none. The very same line,
+    and one that wanted a contract or a form, are for a retry, which tells a duplicate
+    from a conflict; all else is for people: `Selection(landed_since=True)` finds both.
     """
     [[named]] = connection.execute(
         "select count(*) from raw.dead_letter where event_id is not null"
@@ -725,6 +725,7 @@ def close_mended(
             'mended: its event landed with load ' || $load_id as why
         {_LANDED_SINCE}
             and event.load_id = $load_id
+            and letter.load_id < $load_id
             and letter.reason not in ('unknown_contract', 'unknown_form')
             and hex(letter.line) != hex(encode(event.line))
             and (
