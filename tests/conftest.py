@@ -30,6 +30,12 @@ DURATIONS = "warehouse/durations"
 _seconds: defaultdict[str, float] = defaultdict(float)
 
 
+def _known_seconds(config: pytest.Config) -> dict[str, float]:
+    """None without pytest's cache (`-p no:cacheprovider`)."""
+    cache = getattr(config, "cache", None)
+    return cache.get(DURATIONS, {}) if cache else {}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
@@ -39,7 +45,7 @@ def pytest_collection_modifyitems(
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
-    took = config.cache.get(DURATIONS, {}) if config.cache else {}
+    took = _known_seconds(config)
     items.sort(key=lambda item: -took.get(item.path.name, 0))
 
 
@@ -57,9 +63,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     is_worker = hasattr(session.config, "workerinput")
-    cache = getattr(session.config, "cache", None)  # -p no:cacheprovider has none
-    if cache and not is_worker:
-        cache.set(DURATIONS, {**cache.get(DURATIONS, {}), **_seconds})
+    if hasattr(session.config, "cache") and session.config.cache and not is_worker:
+        known = _known_seconds(session.config)
+        session.config.cache.set(DURATIONS, {**known, **_seconds})
 
 
 @pytest.fixture(scope="session")
