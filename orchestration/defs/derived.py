@@ -149,10 +149,18 @@ def _events(
         spec.key: [dep.asset_key for dep in spec.deps if dep.asset_key in keys.values()]
         for spec in derived_assets.specs
     }
+    lags = {
+        model: {"load_id": load_id, "loads_behind": loads, "events_behind": events}
+        for model, load_id, loads, events in connection.execute(
+            "select model, load_id, loads_behind, events_behind "
+            "from bookkeeping.model_lag"
+        ).fetchall()
+    }
     fresh: set[dg.AssetKey] = set()
     for key in TopologicalSorter(above).static_order():
         if key in made:
-            metadata = _metadata(made[key], key, connection)
+            lag = lags.get(key.path[-1], {})
+            metadata = _metadata(made[key], key, connection) | lag
         elif derivation.views_unchanged and fresh - failed_checks >= set(above[key]):
             metadata = _view_metadata(key, connection)
         else:

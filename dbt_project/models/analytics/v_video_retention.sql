@@ -48,7 +48,7 @@ watched as (
 
     select
         class_id,
-        {{ each_member('watched_bins') }} as watched
+        {{ each_member('watched_bins') }} as entry
     from watches
 
 ),
@@ -57,11 +57,11 @@ counted as (
 
     select
         class_id,
-        watched.bin,
+        entry.bin,
         count(*) as viewer_count,
-        sum(watched.ping_count) as ping_count
+        sum(entry.ping_count) as ping_count
     from watched
-    group by class_id, watched.bin
+    group by class_id, entry.bin
 
 ),
 

@@ -108,6 +108,8 @@ def test_a_refresh_run_lands_derives_and_shows_what_it_did(
     assert progress["dagster/row_count"].value == 1
     assert "| u1 | c1 | k1 | 95 |" in progress["sample"].value
     assert "select * from final" in progress["sql"].value
+    state = metadata[dg.AssetKey(["projections", "prj_video_progress"])]
+    assert (state["load_id"].value, state["loads_behind"].value) == (2, 0)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {"no_line_is_lost", "every_file_was_landed"} < set(checks)
     assert all(check.passed for check in checks.values())
@@ -142,6 +144,10 @@ def test_each_asset_has_columns_an_owner_a_kind_its_code_and_no_sql_in_prose(
     assert [
         str(spec.key) for spec in tables if "dagster/column_schema" not in spec.metadata
     ] == [str(dg.AssetKey(["published", "snapshot"]))]
+    for spec in specs.values():
+        if "dbt" in spec.kinds and list(spec.deps):
+            origins = spec.metadata["dagster/column_lineage"].deps_by_column
+            assert any(origins.values()), spec.key
     leaderboard = specs[dg.AssetKey(["monitoring", "v_leaderboard"])].metadata
     types = {c.name: c.type for c in leaderboard["dagster/column_schema"].columns}
     assert types["user_id"] == "VARCHAR"
