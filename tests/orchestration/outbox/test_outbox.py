@@ -1229,7 +1229,7 @@ def test_the_command_says_what_it_did_and_fails_when_a_receiver_did(
 
 
 def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
-    warehouse: Warehouse,
+    tmp_path: Path,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1238,6 +1238,7 @@ def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
     from orchestration.definitions import defs
     from orchestration.defs.schedules import publish_schedule
 
+    warehouse = Warehouse(tmp_path)  # signals.lms_signal is the test's own table
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
     with dg.instance_for_test() as instance:
         tick: Callable[[], object] = lambda: publish_schedule(  # noqa: E731

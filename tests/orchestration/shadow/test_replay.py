@@ -722,11 +722,11 @@ def at_hand(
         """
     )
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
-    for module in ("replay", "replay_jobs"):
+    for module in ("shadow.replay", "defs.replay"):
         monkeypatch.setattr(
             f"orchestration.{module}.replay", partial(replay, variables=VARIABLES)
         )
-    for module in ("as_of", "replay_jobs"):
+    for module in ("shadow.as_of", "defs.replay"):
         monkeypatch.setattr(
             f"orchestration.{module}.as_of", partial(as_of, variables=VARIABLES)
         )
