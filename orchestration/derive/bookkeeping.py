@@ -41,6 +41,11 @@ def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> st
         f"database_name = '{database}' "
         f"and schema_name in ('raw', {quoted_list(schemas())})"
     )
+    seeds = ",".join(
+        f"(select string_agg(seed::varchar, ';' order by seed::varchar) "
+        f"from {database}.{seed} as seed)"
+        for seed in dbt_project.seeds()
+    )
     [[found]] = connection.execute(
         f"""
         select md5(concat_ws(
@@ -53,14 +58,7 @@ def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> st
                 select string_agg(sql, ';' order by schema_name, table_name)
                 from duckdb_tables() where {layers}
             ),
-            (
-                select string_agg(seed::varchar, ',' order by type)
-                from {database}.signals.signal_type as seed
-            ),
-            (
-                select string_agg(event_type, ',' order by event_type)
-                from {database}.staging.event_type
-            )
+            {seeds}
         ))
         """
     ).fetchall()

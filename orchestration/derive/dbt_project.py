@@ -34,6 +34,13 @@ def layers() -> list[str]:
     )
 
 
+def seeds() -> list[str]:
+    """Every seed, as the table `schema.name` that it makes."""
+    return sorted(
+        f"{file.parent.name}.{file.stem}" for file in DBT_PROJECT.glob("seeds/*/*.csv")
+    )
+
+
 def target_folder() -> Path:
     """Where dbt keeps its manifest between runs: `DBT_TARGET_PATH`, or else target/."""
     return Settings.from_environment().dbt_target or DBT_PROJECT / "target"
