@@ -5,7 +5,6 @@ the kills fall into the work, not into imports. `KILLS=200 pytest -m slow` kills
 often at each place.
 """
 
-import contextlib
 import os
 import resource
 import shutil
@@ -14,8 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,8 +25,6 @@ from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.landing import event_files
 from ingest.store.database import open_for_writing
 from orchestration.snapshot import snapshot
-from tests.laws.test_laws import dense_log
-from tests.orchestration.snapshot.test_snapshot import is_as_the_warehouse
 from tests.support.builders import (
     RECEIVED_AT,
     Line,
@@ -41,60 +36,9 @@ from tests.support.builders import (
     warehouse_again,
     write_lines,
 )
-from tests.support.kills import KILLS, kill_again_until
-
-
-def run_and_tell(
-    began: Any, ended: Any, run: Callable[..., Any], *arguments: Any
-) -> None:
-    """Runs; says at which CPU time of its process that began, and ended."""
-    began.value = time.process_time()
-    run(*arguments)
-    ended.value = time.process_time()
-
-
-@dataclass(frozen=True)
-class Processes:
-    context: ForkServerContext
-
-    def start(self, run: Callable[..., Any], *arguments: Any) -> BaseProcess:
-        process = self.context.Process(target=run, args=arguments)
-        process.start()
-        return process
-
-    def cpu_seconds(self, run: Callable[..., Any], *arguments: Any) -> float:
-        """Runs to the end; what that takes."""
-        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
-        process = self.start(run_and_tell, began, ended, run, *arguments)
-        process.join()
-        assert process.exitcode == 0
-        return float(ended.value - began.value)
-
-    def killed(
-        self, cpu_seconds: float, run: Callable[..., Any], *arguments: Any
-    ) -> bool:
-        """Whether the process was killed before its end, after so much of the work.
-
-        CPU time hits the same places on a busy machine, too.
-        """
-        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
-        process = self.start(run_and_tell, began, ended, run, *arguments)
-        clock = cpu_clock(process)
-        with contextlib.suppress(OSError):  # it has come to its end
-            while not began.value or (
-                time.clock_gettime(clock) < began.value + cpu_seconds
-            ):
-                time.sleep(0.001)
-            process.kill()
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        return process.exitcode != 0
-
-
-def cpu_clock(process: BaseProcess) -> int:
-    """That of another process: what clock_getcpuclockid(3) gives on Linux."""
-    assert process.pid
-    return ~process.pid << 3 | 2
+from tests.support.kills import KILLS, Processes, kill_again_until
+from tests.support.logs import dense_log
+from tests.support.snapshot import is_as_the_warehouse
 
 
 @pytest.fixture(scope="module")

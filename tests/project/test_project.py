@@ -150,6 +150,16 @@ def test_ingest_imports_neither_dagster_nor_dbt() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_a_test_imports_from_support_alone() -> None:
+    elsewhere = [
+        f"{file.relative_to(PROJECT)}: {imported}"
+        for file in PROJECT.glob("tests/**/*.py")
+        for imported in re.findall(r"(?:from|import) (tests\.[\w.]+)", file.read_text())
+        if not re.fullmatch(r"tests\.support(\.(?!test_)\w+)?", imported)
+    ]
+    assert elsewhere == []
+
+
 def test_the_linter_refuses_dagster_in_ingest(tmp_path: Path) -> None:
     result = subprocess.run(
         [

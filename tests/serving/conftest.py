@@ -1,8 +1,6 @@
 """The demonstration data, derived and published once for all tests of what reads it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -11,25 +9,9 @@ from ingest.landing import event_files
 from ingest.landing.catalogue import land_catalogue
 from orchestration.snapshot import snapshot
 from serving.access import Scope
-from serving.published import snapshot_path
-from serving.reader import Follower, Reader
+from serving.reader import Reader
 from tests.support.builders import Warehouse
-
-NOW = "2026-10-23 00:00:00"
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A warehouse with the demonstration data, published."""
-
-    warehouse: Warehouse
-
-    @property
-    def published(self) -> Path:
-        return snapshot_path(self.warehouse.path)
-
-    def follower(self) -> Follower:
-        return Follower(self.published, now=NOW)
+from tests.support.demo import NOW, Demo
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ from serving import formats
 from serving.access import Scope
 from serving.questions.events import Selection, events
 from serving.reader import Reader
-from tests.serving.conftest import Demo
 from tests.support.browser import Page, chromium
 from tests.support.builders import ping
+from tests.support.demo import Demo
 
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "tests" / "fixtures" / "axe-core-4.14.0.min.js.gz"

@@ -24,7 +24,7 @@ from serving.questions.events import Selection
 from serving.questions.why import why
 from serving.reader import NamesHidden, Reader
 from serving.tables import Column
-from tests.serving.conftest import NOW, Demo
+from tests.support.demo import NOW, Demo
 
 COURSE = "sql-first-query"
 ODD = 'zoë "z" o\'neil; 🎓'

@@ -1,7 +1,14 @@
-"""Killing often enough: how many SIGKILLs each test of interruptions is about."""
+"""Killing processes at work, and often enough."""
 
+import contextlib
 import os
+import signal
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import pytest
 
@@ -23,3 +30,56 @@ def kill_again_until(kills: int, kill: Callable[[int], bool]) -> None:
         if killed == kills:
             return
     raise AssertionError(f"only {killed} killed at work: the instants are too late")
+
+
+def run_and_tell(
+    began: Any, ended: Any, run: Callable[..., Any], *arguments: Any
+) -> None:
+    """Runs; says at which CPU time of its process that began, and ended."""
+    began.value = time.process_time()
+    run(*arguments)
+    ended.value = time.process_time()
+
+
+@dataclass(frozen=True)
+class Processes:
+    context: ForkServerContext
+
+    def start(self, run: Callable[..., Any], *arguments: Any) -> BaseProcess:
+        process = self.context.Process(target=run, args=arguments)
+        process.start()
+        return process
+
+    def cpu_seconds(self, run: Callable[..., Any], *arguments: Any) -> float:
+        """Runs to the end; what that takes."""
+        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
+        process = self.start(run_and_tell, began, ended, run, *arguments)
+        process.join()
+        assert process.exitcode == 0
+        return float(ended.value - began.value)
+
+    def killed(
+        self, cpu_seconds: float, run: Callable[..., Any], *arguments: Any
+    ) -> bool:
+        """Whether the process was killed before its end, after so much of the work.
+
+        CPU time hits the same places on a busy machine, too.
+        """
+        began, ended = self.context.Value("d", 0), self.context.Value("d", 0)
+        process = self.start(run_and_tell, began, ended, run, *arguments)
+        clock = cpu_clock(process)
+        with contextlib.suppress(OSError):  # it has come to its end
+            while not began.value or (
+                time.clock_gettime(clock) < began.value + cpu_seconds
+            ):
+                time.sleep(0.001)
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return process.exitcode != 0
+
+
+def cpu_clock(process: BaseProcess) -> int:
+    """That of another process: what clock_getcpuclockid(3) gives on Linux."""
+    assert process.pid
+    return ~process.pid << 3 | 2

@@ -14,6 +14,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ingest.lms import importer
+from ingest.lms.importer import Import
+from tests.support.builders import RECEIVED_AT, Warehouse
+
 SCHEMA = """
 CREATE TABLE lms_course (
     id TEXT PRIMARY KEY,
@@ -274,3 +278,13 @@ def _literal(value: Any) -> str:
     if "\n" in value:
         text = f"replace({text},'\\n',char(10))"
     return text
+
+
+def move_in(warehouse: Warehouse, file: Path, **options: Any) -> Import:
+    return importer.import_lms(
+        file,
+        warehouse.path,
+        warehouse.folder / "landing",
+        received_at=RECEIVED_AT,
+        **options,
+    )

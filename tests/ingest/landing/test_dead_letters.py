@@ -5,8 +5,6 @@ And the law of conservation, which holds for each load and in total at every ste
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,15 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ingest.contracts import validation
-from ingest.contracts.events import LARGEST_LINE_BYTES, contracts
+from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.errors import WarehouseError
 from ingest.landing import dead_letters, outcomes
 from ingest.landing.dead_letters import LetterId, Retry, Selection
 from ingest.store import conservation
 from ingest.store.database import open_for_reading
 from orchestration.cli import app
-from tests.laws.test_interruptions import Processes
 from tests.support.builders import (
     RECEIVED_AT,
     Line,
@@ -42,31 +38,10 @@ from tests.support.builders import (
     without,
     write_lines,
 )
-from tests.support.kills import KILLS, kill_again_until
+from tests.support.earlier_loader import PING_V2, QUIZ_V1, before, land_before
+from tests.support.kills import KILLS, Processes, kill_again_until
 
 RETRIED_AT = RECEIVED_AT + timedelta(days=7)
-PING_V2 = ("VIDEO_PING", 2)
-QUIZ_V1 = ("QUIZ_SUBMIT", 1)
-
-
-@contextmanager
-def before(*added_later: tuple[str, int]) -> Iterator[None]:
-    """The loader as it was before these contracts were written."""
-    known = {key: c for key, c in contracts().items() if key not in added_later}
-    with mock.patch.object(validation, "contracts", return_value=known):
-        forget_contracts()
-        yield
-    forget_contracts()
-
-
-def forget_contracts() -> None:
-    validation._payload_names.cache_clear()
-    validation.read_lines_sql.cache_clear()
-
-
-def land_before(warehouse: Warehouse, *lines: Line) -> None:
-    with before(PING_V2, QUIZ_V1):
-        warehouse.land(lines)
 
 
 def retry(

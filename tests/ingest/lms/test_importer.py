@@ -17,10 +17,9 @@ from ingest.landing.catalogue import CatalogueClass
 from ingest.lms import export as lms_export
 from ingest.lms import importer
 from ingest.lms.export import open_export
-from ingest.lms.importer import Import
 from orchestration import cli
-from tests.support.builders import RECEIVED_AT, Warehouse, new_warehouse, ping
-from tests.support.lms import Lms, write_dump
+from tests.support.builders import Warehouse, new_warehouse, ping
+from tests.support.lms import Lms, move_in, write_dump
 
 
 @pytest.fixture
@@ -30,16 +29,6 @@ def lms(tmp_path: Path) -> Lms:
     lms.course()
     lms.add_class()
     return lms
-
-
-def move_in(warehouse: Warehouse, file: Path, **options: Any) -> Import:
-    return importer.import_lms(
-        file,
-        warehouse.path,
-        warehouse.folder / "landing",
-        received_at=RECEIVED_AT,
-        **options,
-    )
 
 
 def lines_of(warehouse: Warehouse) -> list[dict[str, Any]]:

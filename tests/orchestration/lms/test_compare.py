@@ -27,9 +27,8 @@ from orchestration.lms.compare import (
     compare_lms,
     write_csv,
 )
-from tests.ingest.lms.test_importer import move_in
 from tests.support.builders import Warehouse, ping, warehouse_again
-from tests.support.lms import Lms
+from tests.support.lms import Lms, move_in
 
 MARKS = {"c1": 80, "c2": 60}
 COLUMNS = (

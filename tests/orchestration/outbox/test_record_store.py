@@ -20,7 +20,8 @@ import pytest
 
 from orchestration.outbox import delivery, integration_events
 from orchestration.outbox.integration_events import Format
-from tests.orchestration.outbox.test_outbox import (
+from tests.support.builders import Warehouse
+from tests.support.publishing import (
     AT,
     GOLDEN_FACTS,
     Json,
@@ -30,7 +31,6 @@ from tests.orchestration.outbox.test_outbox import (
     to,
     wait_until,
 )
-from tests.support.builders import Warehouse
 
 BIN = Path(os.environ.get("LMS_TEST_LRS", "/nowhere"))
 

@@ -23,7 +23,6 @@ from ingest.landing.lines import sha256_of
 from orchestration.cli import app
 from orchestration.derive import dbt_runner
 from orchestration.shadow.reconcile import Reconciliation, reconcile
-from tests.ingest.landing.test_dead_letters import land_before
 from tests.support.builders import (
     RECEIVED_AT,
     Class,
@@ -32,6 +31,7 @@ from tests.support.builders import (
     ping,
     quiz,
 )
+from tests.support.earlier_loader import land_before
 
 
 @pytest.fixture(scope="module")

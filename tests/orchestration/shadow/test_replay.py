@@ -41,7 +41,6 @@ from orchestration.shadow.as_of import ANSWERS, as_of
 from orchestration.shadow.replay import NothingMatches, Replay, Scope, replay
 from orchestration.shadow.shadow import Shadow
 from orchestration.shadow.swap import swap, undo
-from tests.laws.test_laws import CLASSES, COURSES, USERS, Log, a_log, dense_log
 from tests.support.builders import (
     NOW,
     Class,
@@ -51,6 +50,7 @@ from tests.support.builders import (
     ping,
 )
 from tests.support.kills import KILLS, kill_again_until
+from tests.support.logs import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 VARIABLES = {"now": NOW}
 

@@ -18,8 +18,9 @@ from orchestration.derive import dbt_project, dbt_runner
 from orchestration.refresh import refresh
 from orchestration.snapshot import content as snapshot_content
 from orchestration.snapshot import snapshot
-from serving.published import opened, snapshot_path
+from serving.published import opened
 from tests.support.builders import ALL_MODELS, Class, Warehouse, ping, quiz
+from tests.support.snapshot import is_as_the_warehouse
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
@@ -172,35 +173,6 @@ def test_three_snapshots_are_kept_and_events_are_never_rewritten(
         str(folder / "warehouse" / snapshots[0]), read_only=True
     ).execute("select count(*) from raw.lms_event")
     assert oldest.fetchall() == [(4,)]
-
-
-def is_as_the_warehouse(warehouse: Warehouse) -> int:
-    """Compares all that a snapshot copies, row by row; how often it was changed since
-    it was written whole."""
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        current = snapshot_path(warehouse.path)
-        connection.execute(f"attach '{warehouse.path}' as live (read_only)")
-        connection.execute(f"attach '{current.resolve()}' as copy (read_only)")
-        relations = connection.execute(
-            "select schema_name, table_name, string_agg(column_name, ', ') "
-            "from duckdb_columns() where database_name = 'copy' "
-            "and schema_name != 'published' and table_name != 'lms_event' "
-            "and not internal group by all"
-        ).fetchall()
-        assert len(relations) > 25
-        for schema, name, columns in relations:
-            rows = [
-                connection.execute(
-                    f"select {columns} from {database}.{schema}.{name} order by all"
-                ).fetchall()
-                for database in ("live", "copy")
-            ]
-            assert rows[0] == rows[1], (schema, name)
-        [[changes]] = connection.execute(
-            "select changes from copy.published.snapshot"
-        ).fetchall()
-        return int(changes)
 
 
 def test_a_snapshot_that_takes_the_changes_is_as_one_that_is_written_whole(
