@@ -13,8 +13,8 @@ import duckdb
 
 from ingest.contracts import validation
 from ingest.errors import WarehouseError
-from ingest.landing import lines
-from ingest.store import database, loads
+from ingest.landing import lines, loads
+from ingest.store import database
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
 _LARGEST_POSITION = 2**31 - 1

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import duckdb
 
 from ingest.errors import WarehouseError
-from ingest.landing import lines
+from ingest.landing import lines, loads
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
-from ingest.store import database, files, loads
+from ingest.store import database, files
 
 # What stands for the file of a load that is a retry.
 RETRY_SOURCE = "dead letters"

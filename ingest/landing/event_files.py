@@ -12,10 +12,10 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
-from ingest.landing import dead_letters, lines
+from ingest.landing import dead_letters, lines, loads
 from ingest.landing.lines import Chunk, EventFile
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
-from ingest.store import database, loads
+from ingest.store import database
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from ingest.errors import WarehouseError
-from ingest.landing import catalogue, lines
-from ingest.store import database, loads
+from ingest.landing import catalogue, lines, loads
+from ingest.store import database
 
 _COLUMNS = ("class_id", "skill_id")
 

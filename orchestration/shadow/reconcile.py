@@ -16,7 +16,8 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
-from ingest.store import conservation, database, loads
+from ingest.landing import loads
+from ingest.store import conservation, database
 from ingest.store.conservation import BrokenLoad, Totals
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow

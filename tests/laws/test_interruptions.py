@@ -161,7 +161,7 @@ def land_and_die_after_a_chunk(file: Path, warehouse_path: Path) -> None:
 
 
 def land_and_die_when_all_is_counted(file: Path, warehouse_path: Path) -> None:
-    with mock.patch("ingest.store.loads.record_load", kill_this_process):
+    with mock.patch("ingest.landing.loads.record_load", kill_this_process):
         event_files.land([file], warehouse_path, chunk_bytes=CHUNK_BYTES)
 
 
