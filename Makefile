@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-import dev check lock clean
+.PHONY: help demo dashboard test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-import dev architecture check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,9 @@ bench: $(STAMP)  ## Measure with 1 and 10 million events against hand-written fl
 
 bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md (up to 40 minutes)
 	@python -m benchmarks.bench --sizes 1M,10M,50M --docs docs
+
+architecture: $(STAMP)  ## Draw the picture of docs/architecture.md from the code
+	@python -m tests.support.architecture
 
 check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff check .
