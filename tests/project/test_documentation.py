@@ -1,4 +1,4 @@
-"""docs/architecture.md says what the code is."""
+"""The documentation says what is there."""
 
 import re
 from pathlib import Path
@@ -33,3 +33,17 @@ def test_each_walk_has_at_most_ten_steps_through_files_that_are_there() -> None:
         assert all(files), "a step names its file"
         for file in (each for step in files for each in step):
             assert (PROJECT / file).is_file(), file
+
+
+def test_every_link_of_the_documentation_leads_to_a_file() -> None:
+    pages = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")]
+    assert len(pages) > 15
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_file_that_the_documentation_names_is_there() -> None:
+    for page in [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")]:
+        for file in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text()):
+            assert (PROJECT / file).is_file(), f"{page.name}: {file}"
