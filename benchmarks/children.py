@@ -351,7 +351,7 @@ def _sampled(answer: Answer) -> Iterator[None]:
 
     def sample() -> None:
         while not ended.wait(_SAMPLE_SEC):
-            frame = sys._current_frames().get(main)
+            frame = sys._current_frames().get(main)  # noqa: SLF001
             seen[_where(frame)] += 1
 
     sampler = threading.Thread(target=sample, daemon=True)

@@ -98,15 +98,16 @@ def split(body: bytes) -> Batch:
     """
     body = body.strip(b" \t\r\n")
     try:
-        batch = _split(body)
+        batch = split_strictly(body)
     except (msgspec.DecodeError, RecursionError):
-        batch = _split_leniently(body)
+        batch = split_leniently(body)
     if len(batch.events) > MOST_EVENTS:
         raise Refused(413, f"{len(batch.events)} events; at most {MOST_EVENTS}")
     return batch
 
 
-def _split(body: bytes) -> Batch:
+def split_strictly(body: bytes) -> Batch:
+    """Raises `DecodeError` for what is no strict JSON."""
     if body.startswith(b"["):
         return Batch(tuple(map(bytes, _decode_list(body))))
     if not body.startswith(b"{"):
@@ -133,7 +134,8 @@ _scan = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _split_leniently(body: bytes) -> Batch:
+def split_leniently(body: bytes) -> Batch:
+    """Of a strict body, the same as `split_strictly`."""
     text = body.decode(errors="surrogateescape")
     try:
         if text.startswith("["):

@@ -386,7 +386,7 @@ _TIMESTAMP = (
 
 
 @functools.cache
-def _payload_names() -> tuple[str, ...]:
+def payload_names() -> tuple[str, ...]:
     """The fields of all contracts; a name may be a number in one, text in another."""
     return tuple(
         dict.fromkeys(
@@ -398,7 +398,7 @@ def _payload_names() -> tuple[str, ...]:
 def _shape() -> str:
     """What `json_transform` reads: each known field, as its own JSON text."""
     names = dict.fromkeys(_ENVELOPE, "JSON")
-    return json.dumps({**names, "payload": dict.fromkeys(_payload_names(), "JSON")})
+    return json.dumps({**names, "payload": dict.fromkeys(payload_names(), "JSON")})
 
 
 def _json(name: str) -> str:
@@ -468,7 +468,7 @@ def _payload_check(contract: Contract) -> str:
         )
         checks.append(f"{low} <= {high}")
     # A field that only another contract has may be anything, `Infinity` too.
-    others = (name for name in _payload_names() if name not in types)
+    others = (name for name in payload_names() if name not in types)
     checks += [f"json.payload.{name} is null" for name in others]
     return " and ".join(checks)
 
@@ -497,7 +497,7 @@ def read_lines_sql() -> str:
     of an `or`.
     """
     known = [f"json.{name}" for name in _ENVELOPE]
-    known += [f"json.payload.{name}" for name in _payload_names()]
+    known += [f"json.payload.{name}" for name in payload_names()]
     fields = " + ".join(f"({field} is not null)::integer" for field in known)
     not_json = " or ".join(f"regexp_matches(line, '{p}')" for p in _NOT_JSON)
     lead = int(LARGEST_CLOCK_LEAD.total_seconds())
@@ -590,7 +590,7 @@ def read_lines_sql() -> str:
                         ) <= {DEEPEST_NESTING}
                         -- A known key with `null` is not in `fields`.
                         and len(list_intersect(keys[1], {[*_ENVELOPE]}))
-                        + len(list_intersect(keys[2], {[*_payload_names()]})) = fields
+                        + len(list_intersect(keys[2], {[*payload_names()]})) = fields
                 end,
                 false
             ) as is_clean

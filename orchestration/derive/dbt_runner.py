@@ -185,7 +185,7 @@ def derive_shadow(
     # Parsed as a refresh does, so that both have one partial parse: what is kept does
     # not depend on the target, and `now` is read when SQL is made of it.
     given = dict(variables or {})
-    manifest = _invoke(
+    manifest = invoke(
         with_variables(["parse", "--no-write-json"], given), warehouse_path
     ).result
     # Without a log: an attempt that finds the warehouse locked is made again.
@@ -198,7 +198,7 @@ def derive_shadow(
     with database.open_for_reading(warehouse_path):
         pass  # waits for the lock, as dbt does not for what it attaches
     started = time.perf_counter()
-    results = _invoke(
+    results = invoke(
         with_variables(arguments, given), warehouse_path, shadow, manifest
     ).result
     derivation = Derivation(
@@ -214,13 +214,13 @@ def derive_sandbox(
 
     What no edit reaches is not derived again. Not to `build` only reads the project.
     """
-    manifest = _invoke(["parse", "--no-write-json"], warehouse_path).result
+    manifest = invoke(["parse", "--no-write-json"], warehouse_path).result
     started = time.perf_counter()
     results: Any = ()
     if build:
         arguments = ["build", "--target", "sandbox", "--no-write-json"]
         arguments += _NOT_IN_A_REFRESH
-        results = _invoke(
+        results = invoke(
             arguments, warehouse_path, manifest=manifest, sandbox=sandbox
         ).result
     return (
@@ -246,7 +246,7 @@ def _run(
     if variables:
         arguments = [*arguments, "--vars", str(dict(variables))]
     started = time.perf_counter()
-    results = _invoke(arguments, warehouse_path).result
+    results = invoke(arguments, warehouse_path).result
     return Derivation(
         tuple(_node(result) for result in results), time.perf_counter() - started
     )
@@ -270,7 +270,7 @@ def manifest_path() -> Path:
     path = dbt_project.target_folder() / "manifest.json"
     newest = max(file.stat().st_mtime for file in dbt_project.files())
     if not path.exists() or path.stat().st_mtime < newest:
-        _invoke(["parse"], database.warehouse_path())
+        invoke(["parse"], database.warehouse_path())
         path.touch()
     return path
 
@@ -279,7 +279,7 @@ def compile_models(warehouse_path: Path) -> dict[str, str]:
     """The SQL of every model, as a rebuild runs it, by unique id."""
     arguments = ["compile", "--full-refresh", "--no-write-json", "--log-level=none"]
     arguments += ["--select", "resource_type:model", "--indirect-selection", "empty"]
-    results = _invoke(arguments, warehouse_path).result
+    results = invoke(arguments, warehouse_path).result
     return {
         node.unique_id: node.compiled_code
         for node in map(_node, results)
@@ -301,13 +301,17 @@ def _no_collections() -> Iterator[None]:
 
 
 @_no_collections()
-def _invoke(
+def invoke(
     arguments: list[str],
     warehouse_path: Path,
     shadow: Path | None = None,
     manifest: Any = None,
     sandbox: Path | None = None,
 ) -> Any:
+    """What dbt gives back for the arguments; it runs inside this process.
+
+    Raises `WarehouseError` when it cannot run; a model that fails is in the result.
+    """
     from dbt.cli.main import dbtRunner
     from dbt_common.exceptions import DbtBaseException
 

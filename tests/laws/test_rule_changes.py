@@ -112,7 +112,7 @@ def test_a_run_without_rows_makes_nothing_count_twice(warehouse: Warehouse) -> N
     warehouse.land([ping("e1"), ping("e2")])
     warehouse.refresh()
 
-    dbt_runner._invoke(["run", "--empty"], warehouse.path)
+    dbt_runner.invoke(["run", "--empty"], warehouse.path)
     warehouse.refresh()
 
     counted = "select sum(event_count) from projections.prj_class_activity"

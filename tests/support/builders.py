@@ -168,7 +168,7 @@ class Warehouse:
         """A copy, as the only thing in a folder; a refresh need not make its views."""
         copy = warehouse_again(folder)
         shutil.copy(self.path, copy.path)
-        copy._made = self._made
+        copy._made = self._made  # noqa: SLF001
         return copy
 
     def _make(self) -> None:

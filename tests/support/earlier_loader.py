@@ -23,7 +23,7 @@ def before(*added_later: tuple[str, int]) -> Iterator[None]:
 
 
 def forget_contracts() -> None:
-    validation._payload_names.cache_clear()
+    validation.payload_names.cache_clear()
     validation.read_lines_sql.cache_clear()
 
 

@@ -198,10 +198,10 @@ def test_a_body_is_split_alike_whether_it_is_poisoned_or_not(
     """The way for bodies that are not quite JSON finds the same in those that are."""
     content = json.dumps(body, indent=indent, ensure_ascii=is_ascii)
     try:
-        strict = request_body._split(content.encode())
+        strict = request_body.split_strictly(content.encode())
     except (ValueError, UnicodeEncodeError):
         return  # a lone surrogate: there is only the other way
-    assert request_body._split_leniently(content.encode()) == strict
+    assert request_body.split_leniently(content.encode()) == strict
     events = body if isinstance(body, list) else body.get("events")
     if isinstance(events, list):
         assert [json.loads(event) for event in strict.events] == events
