@@ -60,5 +60,7 @@ where
         select count(distinct consumed.load_id)
         from {{ watermark_table() }} as consumed
         where
-            consumed.model in ('prj_class_signal', 'prj_course_signal', 'prj_user_signal_total')
+            consumed.model in (
+                'prj_class_signal', 'prj_course_signal', 'prj_user_signal_total'
+            )
     )
