@@ -50,7 +50,7 @@ def derive(warehouse: Warehouse, signals: Sequence[Signal]) -> None:
 def as_tables(signals: Sequence[Signal]) -> str:
     rows = ", ".join(signal.row() for signal in signals)
     return (
-        "create schema if not exists signals; drop schema signals cascade; "
+        "create schema if not exists signals; drop schema if exists signals cascade; "
         "create schema signals; create table "
         "signals.lms_signal (signal_id varchar, type varchar, user_id varchar, "
         "class_id varchar, course_id varchar, occurred_at timestamp);"

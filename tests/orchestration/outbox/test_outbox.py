@@ -1000,8 +1000,10 @@ def test_a_publish_after_killed_ones_ends_as_an_unbroken_one(
 
 
 def test_the_command_says_what_it_did_and_fails_when_a_receiver_did(
-    warehouse: Warehouse, receiver: Receiver
+    tmp_path: Path, receiver: Receiver
 ) -> None:
+    warehouse = Warehouse(tmp_path)
+
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [str(WAREHOUSE), "publish", *arguments],
