@@ -290,7 +290,7 @@ def _activity(events: str) -> str:
             class_id,
             count(*) as event_count,
             min(occurred_at) as first_event_at,
-            max(occurred_at) as last_event_at,
+            max({{'occurred_at': occurred_at, 'event_id': event_id}}) as last_event,
             max({{
                 'occurred_at': occurred_at,
                 'event_id': event_id,
@@ -358,7 +358,8 @@ _ACTIVITY_COLUMNS = """
     class_id,
     event_count,
     first_event_at,
-    last_event_at,
+    last_event.occurred_at as last_event_at,
+    last_event.event_id as last_event_id,
     naming.course_id as course_id,
     naming.occurred_at as course_named_at,
     naming.event_id as course_event_id,
@@ -450,7 +451,16 @@ _ACTIVITY_MERGED = """
         n.class_id,
         n.event_count + coalesce(o.event_count, 0) as event_count,
         least(n.first_event_at, o.first_event_at) as first_event_at,
-        greatest(n.last_event_at, o.last_event_at) as last_event_at,
+        greatest(
+            n.last_event,
+            case
+                when o.user_id is not null
+                    then {
+                        'occurred_at': o.last_event_at,
+                        'event_id': o.last_event_id
+                    }
+            end
+        ) as last_event,
         greatest(
             n.naming,
             case
