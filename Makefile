@@ -1,4 +1,6 @@
-# Everything runs in .venv, which is made again whenever requirements.lock changes.
+# Everything runs in .venv, which is made again whenever requirements.lock changes. The
+# lock is complete, so pip resolves nothing (--no-deps): resolving, it looks for the newest
+# release of a requirement with extras, and stops, since that has no hash here.
 # A bare machine needs Python 3.11, git and make; only PyPI is reached, and by the tests
 # Debian's packages, for Chromium where it is missing.
 
@@ -25,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 with its venv module" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "making $(VENV) from requirements.lock (a minute or two) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -75,7 +77,7 @@ bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p9
 # of click.
 $(LRS)/.made-from-the-lock: tests/requirements-lrs.txt
 	@$(PYTHON) -m venv --clear $(LRS)
-	@$(LRS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@$(LRS)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
 test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning record store
