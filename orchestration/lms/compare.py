@@ -43,6 +43,7 @@ from orchestration.lms.rules import (
     MEANINGS,
     QUIZ,
     RULES,
+    THEIR_THRESHOLD,
     VIDEO,
     Cause,
     Fact,
@@ -196,10 +197,14 @@ def _check_is_fresh(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         from information_schema.tables
         where
             (table_schema, table_name)
-            in (('bookkeeping', 'watermark'), ('progress', 'v_user_progress'))
+            in (
+                ('bookkeeping', 'watermark'),
+                ('progress', 'v_user_progress'),
+                ('signals', 'signal_rule')
+            )
         """
     ).fetchone()
-    if tables == (2,):
+    if tables == (3,):
         [[behind]] = connection.execute(
             """
             select count(*)
@@ -393,6 +398,10 @@ class _Explaining:
         self._classes = Classes(classes(export), register)
         self._buried = tombstones.read(connection)
         self._letters = _letters(connection, self._classes)
+        [[self._threshold]] = connection.execute(
+            "select completion_threshold from signals.signal_rule "
+            "where type = 'VIDEO_COMPLETED'"
+        ).fetchall()
 
     def differences(self, pair: _Pair) -> list[LmsDifference]:
         if pair.theirs is None or pair.ours is None:
@@ -405,7 +414,8 @@ class _Explaining:
         if not different:
             return []
         letters = self._letters.get((pair.user_id, pair.class_id), {})
-        return _Row(pair, self._facts(pair, letters), letters).differences(different)
+        facts = self._facts(pair, letters)
+        return _Row(pair, facts, letters, self._threshold).differences(different)
 
     def _facts(self, pair: _Pair, letters: Mapping[str, Fact]) -> list[Fact]:
         """The export's events; one that we have with the same content is ours, and one
@@ -461,12 +471,17 @@ class _Row:
     """A row that both have, and what is known of how theirs came to be."""
 
     def __init__(
-        self, pair: _Pair, exported: list[Fact], letters: Mapping[str, Fact]
+        self,
+        pair: _Pair,
+        exported: list[Fact],
+        letters: Mapping[str, Fact],
+        threshold: float,
     ) -> None:
         assert pair.theirs is not None
         assert pair.ours is not None
         self._pair = pair
         self._theirs, self._ours = pair.theirs, pair.ours
+        self._threshold = threshold
         self._exported = {fact.event_id: fact for fact in exported}
         landed, in_export = pair.landed, self._exported.keys()
         rejected = letters.keys() - landed.keys()
@@ -583,6 +598,7 @@ class _Row:
             cause
             for cause in (*RULES[column], *_EVENT_CAUSES)
             if (cause != Cause.PASS_MARK_80 or history.at_80)
+            and (cause != Cause.THRESHOLD_90 or self._threshold != THEIR_THRESHOLD)
             and (cause not in self._ids_of or self._ids_of[cause])
             and (cause != Cause.DELETED_EVENTS or not history.has_deleted)
         ]
@@ -597,7 +613,7 @@ class _Row:
         theirs."""
         ids = self._ids_of
         facts = self._facts(history, tuple(cause for cause in causes if cause in ids))
-        return rules.value(column, facts, causes, self._ours)
+        return rules.value(column, facts, causes, self._ours, self._threshold)
 
     def _facts(self, history: _History, causes: tuple[Cause, ...]) -> Sequence[Fact]:
         """Our events, for these causes with what only they have, or otherwise."""

@@ -34,6 +34,7 @@ class Cause(StrEnum):
     VIDEO_RESET = "video_reset"
     LATEST_DURATION = "latest_duration"
     PASS_MARK_80 = "pass_mark_80"
+    THRESHOLD_90 = "threshold_90"
     FIRST_COURSE = "first_course"
     FRACTION = "fraction"
     NO_ATTEMPT_IS_ZERO = "no_attempt_is_zero"
@@ -53,6 +54,7 @@ MEANINGS = {
     Cause.VIDEO_RESET: "a failed quiz set their video progress back to 0",
     Cause.LATEST_DURATION: "their duration is the latest ping's; ours each ping's own",
     Cause.PASS_MARK_80: "they pass at 80 %, whatever mark the class asks",
+    Cause.THRESHOLD_90: "they complete at 90 %, whatever our threshold is",
     Cause.FIRST_COURSE: "their course is the first event's; ours the catalogue's",
     Cause.FRACTION: "they keep fractions; we round down to whole ones",
     Cause.NO_ATTEMPT_IS_ZERO: "without an attempt their score is 0; ours is none",
@@ -71,10 +73,16 @@ MEANINGS = {
 RULES = {
     "course_id": (Cause.FIRST_COURSE,),
     "video_max_position_sec": (Cause.FRACTION, Cause.VIDEO_RESET),
-    "video_completed": (Cause.VIDEO_RESET, Cause.LATEST_DURATION, Cause.BINARY_EDGE),
+    "video_completed": (
+        *(Cause.VIDEO_RESET, Cause.LATEST_DURATION, Cause.BINARY_EDGE),
+        Cause.THRESHOLD_90,
+    ),
     "quiz_passed": (Cause.LATEST_ATTEMPT, Cause.PASS_MARK_80),
     "quiz_score": (Cause.NO_ATTEMPT_IS_ZERO, Cause.FRACTION, Cause.LATEST_ATTEMPT),
 }
+
+# The LMS's own; ours is the variable `completion_threshold`.
+THEIR_THRESHOLD = 0.9
 
 _LARGEST_INTEGER = 2**31 - 1
 
@@ -152,7 +160,7 @@ def their_state(facts: Sequence[Fact], *, at_80: bool) -> State | None:
         else:
             duration = number(fact.duration, duration)
             position = max(position, number(fact.position))
-            completed = int(duration > 0 and position >= 0.9 * duration)
+            completed = int(duration > 0 and position >= THEIR_THRESHOLD * duration)
     if not facts:
         return None
     return State(facts[0].course_id, position, completed, passed, score)
@@ -165,9 +173,15 @@ def _passed(fact: Fact) -> bool:
 
 
 def value(
-    column: str, facts: Sequence[Fact], causes: Iterable[Cause], ours: State
+    column: str,
+    facts: Sequence[Fact],
+    causes: Iterable[Cause],
+    ours: State,
+    threshold: float,
 ) -> Any:
     """The column by our rules over these events, with their rules for `causes`.
+
+    `threshold` is the share of a video from which on we take it as completed.
 
     `ours` has the course as it is in the warehouse: which one it is by our rule is the
     catalogue's matter.
@@ -178,11 +192,14 @@ def value(
             return facts[0].course_id if facts else None
         return ours.course_id
     if column in VIDEO:
-        return _video(column, facts, causes)
+        share = THEIR_THRESHOLD if Cause.THRESHOLD_90 in causes else threshold
+        return _video(column, facts, causes, share)
     return _quiz(column, facts, causes)
 
 
-def _video(column: str, facts: Sequence[Fact], causes: frozenset[Cause]) -> float:
+def _video(
+    column: str, facts: Sequence[Fact], causes: frozenset[Cause], share: float
+) -> float:
     if Cause.VIDEO_RESET in causes:
         failed = [
             index
@@ -198,22 +215,23 @@ def _video(column: str, facts: Sequence[Fact], causes: frozenset[Cause]) -> floa
     if Cause.LATEST_DURATION in causes:
         durations = (number(ping.duration) for ping in reversed(pings))
         latest = next(filter(None, durations), 0)
-        return int(_completes(furthest, latest, is_binary))
+        return int(_completes(furthest, latest, share, is_binary))
     return int(
         any(
-            _completes(number(ping.position), number(ping.duration), is_binary)
+            _completes(number(ping.position), number(ping.duration), share, is_binary)
             for ping in pings
         )
     )
 
 
-def _completes(position: float, duration: float, is_binary: bool) -> bool:
+def _completes(position: float, duration: float, share: float, is_binary: bool) -> bool:
     if duration <= 0:
         return False
-    if is_binary or not 0.899 < position / duration < 0.901:
-        return position >= 0.9 * duration
+    if is_binary or abs(position / duration - share) > 0.001:
+        return position >= share * duration
     # As the decimals that were sent.
-    return 10 * Fraction(repr(position)) >= 9 * Fraction(repr(duration))
+    needed = Fraction(repr(share)) * Fraction(repr(duration))
+    return Fraction(repr(position)) >= needed
 
 
 def _quiz(column: str, facts: Sequence[Fact], causes: frozenset[Cause]) -> float | None:
@@ -266,8 +284,8 @@ def _no_ping_says(theirs: State, pings: list[Fact]) -> str | None:
     position = theirs.video_max_position_sec
     if position not in {0, *(number(ping.position) for ping in pings)}:
         return f"no ping has the position {position}"
-    durations = (number(ping.duration) for ping in pings)
-    possible = {duration > 0 and position >= 0.9 * duration for duration in durations}
+    needed = (THEIR_THRESHOLD * number(ping.duration) for ping in pings)
+    possible = {0 < each <= position for each in needed}
     if position == 0:
         possible.add(False)  # set back, or before any ping
     if bool(theirs.video_completed) in possible:

@@ -12,11 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
-import yaml
 
 from ingest.errors import WarehouseError
 from ingest.store import database
-from orchestration.derive.dbt_project import DBT_PROJECT
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import Fact
 
@@ -50,12 +48,6 @@ create table if not exists outbox.watermark (
     last_error varchar
 );
 """
-
-
-def completion_threshold() -> float:
-    """The rule's own number, from the one place where it stands."""
-    project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
-    return float(project["vars"]["completion_threshold"])
 
 
 @contextlib.contextmanager
@@ -95,9 +87,9 @@ def enqueue(warehouse_path: Path, *, base_url: str, batch_events: int) -> int:
     with opened(warehouse_path) as connection:
         [[derived]] = connection.execute(
             "select count(*) from information_schema.tables where table_schema = "
-            "'signals' and table_name = 'lms_signal'"
+            "'signals' and table_name in ('lms_signal', 'signal_rule')"
         ).fetchall()
-        if not derived:
+        if derived < 2:
             raise WarehouseError(
                 f"{warehouse_path}: there are no signals yet; run `warehouse refresh`"
             )
@@ -159,7 +151,11 @@ def enqueue(warehouse_path: Path, *, base_url: str, batch_events: int) -> int:
                     max(sequence),
                     $enqueued_at,
                     $base_url,
-                    $completion_threshold
+                    (
+                        select completion_threshold
+                        from signals.signal_rule
+                        where type = 'VIDEO_COMPLETED'
+                    )
                 from outbox.integration_event
                 where sequence > $last
                 group by (sequence - $last - 1) // $batch_events
@@ -170,7 +166,6 @@ def enqueue(warehouse_path: Path, *, base_url: str, batch_events: int) -> int:
                     "batch_events": batch_events,
                     "enqueued_at": database.utc_now(),
                     "base_url": base_url,
-                    "completion_threshold": completion_threshold(),
                 },
             )
     return int(count)

@@ -6,8 +6,6 @@ from ingest.errors import WarehouseError
 from serving.formats import plain
 from serving.reader import Reader, Row
 
-_COMPLETION_THRESHOLD = 0.9
-
 
 @dataclass(frozen=True)
 class Part:
@@ -104,7 +102,11 @@ def _video(reader: Reader, user_id: str, class_id: str) -> Part:
         """
         select
             progress.max_position_sec, progress.completed_at, watch.duration_sec,
-            progress.ping_count
+            progress.ping_count,
+            (
+                select completion_threshold from signals.signal_rule
+                where type = 'VIDEO_COMPLETED'
+            ) as threshold
         from projections.prj_video_progress as progress
         left join projections.prj_video_watch as watch
             on progress.user_id = watch.user_id and progress.class_id = watch.class_id
@@ -120,7 +122,7 @@ def _video(reader: Reader, user_id: str, class_id: str) -> Part:
         at = f"{seen['completed_at']:%Y-%m-%d %H:%M:%S}"
         return Part("video", True, f"completed at {at} (UTC)")
     position, duration = seen["max_position_sec"], seen["duration_sec"]
-    threshold = _COMPLETION_THRESHOLD
+    threshold = seen["threshold"]
     if duration is None or position >= threshold * duration:
         # Pings say different durations: the one that came nearest counts.
         [nearest] = reader.rows(

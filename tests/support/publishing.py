@@ -54,6 +54,8 @@ def as_tables(signals: Sequence[Signal]) -> str:
         "create schema signals; create table "
         "signals.lms_signal (signal_id varchar, type varchar, user_id varchar, "
         "class_id varchar, course_id varchar, occurred_at timestamp);"
+        "create table signals.signal_rule as "
+        "select 'VIDEO_COMPLETED' as type, 0.9::double as completion_threshold;"
         + (f"insert into signals.lms_signal values {rows}" if rows else "")
     )
 

@@ -603,3 +603,20 @@ def test_what_was_landed_and_not_derived_is_asked_for_first(
     move_in(warehouse, lms.path)
     with pytest.raises(WarehouseError, match="run `warehouse refresh` first"):
         compare_lms(lms.path, warehouse.path)
+
+
+def test_another_threshold_of_ours_is_a_cause(tmp_path: Path) -> None:
+    lms = new_lms(tmp_path / "lms.sqlite")
+    lms.ping(position=92, user_id="between")
+    lms.ping(position=96, user_id="done")
+    warehouse = Warehouse(tmp_path)
+    move_in(warehouse, lms.path)
+    warehouse.refresh(now="2026-03-21 00:00:00", completion_threshold=0.95)
+
+    [found] = [
+        each
+        for each in compare_lms(lms.path, warehouse.path).differences
+        if each.column == "video_completed"
+    ]
+    assert found.user_id == "between"
+    assert (found.theirs, found.ours, found.cause) == (1, 0, "threshold_90")

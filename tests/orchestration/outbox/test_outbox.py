@@ -879,6 +879,7 @@ def test_statements_have_the_ids_of_the_events_and_state_the_threshold(
         warehouse,
         [Signal("v"), Signal("q", "QUIZ_PASSED"), Signal("k", "COURSE_COMPLETED")],
     )
+    warehouse.execute("update signals.signal_rule set completion_threshold = 0.95")
     how = to(warehouse, xapi=receiver.url)
     delivery.publish(warehouse.path, how, ("cloudevents", "xapi"))
 
@@ -890,7 +891,7 @@ def test_statements_have_the_ids_of_the_events_and_state_the_threshold(
     [request] = receiver.requests
     assert request.headers["X-Experience-API-Version"] == "1.0.3"
     thresholds = [s["context"].get("extensions", {}) for s in statements]
-    assert [list(threshold.values()) for threshold in thresholds] == [[0.9], [], []]
+    assert [list(threshold.values()) for threshold in thresholds] == [[0.95], [], []]
 
 
 def test_a_record_store_that_takes_a_part_has_not_taken_the_batch(
