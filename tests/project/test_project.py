@@ -107,6 +107,24 @@ def test_public_models_have_enforced_contracts_and_readers(
     assert public <= read
 
 
+def test_a_public_model_says_its_key_and_what_counts_learners(
+    manifest: dict[str, Any],
+) -> None:
+    """Readers get pages by the key; few learners are not counted for everyone."""
+    for node in manifest["nodes"].values():
+        if (
+            node["resource_type"] != "model"
+            or not node["config"]["contract"]["enforced"]
+        ):
+            continue
+        meta = node["config"]["meta"]
+        assert set(meta["key"]) <= set(node["columns"]), node["name"]
+        assert bool(meta["key"]) != (node["name"] == "v_kpi"), node["name"]
+        of_several = "user_id" not in node["columns"]
+        assert bool(meta.get("learner_counts")) == of_several, node["name"]
+        assert set(meta.get("learner_counts", ())) <= set(node["columns"])
+
+
 def test_dbts_own_unit_tests_pass(dbt: None, tmp_path: Path) -> None:
     from orchestration.derive.dbt_runner import derive, unit_test
 
