@@ -285,6 +285,16 @@ class Settings:
         _url,
     )
 
+    @property
+    def published_snapshot(self) -> Path:
+        """The file that readers open."""
+        return self.published / self.warehouse.name
+
+    @property
+    def tokens(self) -> Path:
+        """Who may send to the collector, and read over HTTP."""
+        return self.collector / "tokens.json"
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """An empty variable is one that is not set.

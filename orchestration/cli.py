@@ -11,6 +11,7 @@ import duckdb
 import typer
 
 from ingest.errors import WarehouseError, first_line
+from ingest.settings import Settings
 from orchestration.commands import (
     collect,
     contracts,
@@ -26,7 +27,7 @@ from orchestration.commands import (
     replay,
     status,
 )
-from orchestration.commands.terminal import errors
+from orchestration.commands.terminal import errors, settings_of_this_run
 
 app = typer.Typer(
     name="warehouse",
@@ -43,6 +44,11 @@ for family in (
     *(read, dashboard, publish, replay, erase, contracts),
 ):
     app.add_typer(family.commands)
+
+
+@app.callback()
+def read_settings() -> None:
+    settings_of_this_run.set(Settings.from_environment())
 
 
 # What DuckDB raises where a write or, for want of it, a commit fails.

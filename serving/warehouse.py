@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
-from ingest.store import database
+from ingest.settings import Settings
 from serving import published
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class LmsWarehouse:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = Path(path) if path is not None else database.warehouse_path()
+        self.path = Path(path or Settings.from_environment().warehouse)
 
     def progress(
         self, *, user_id: str | None = None, class_id: str | None = None

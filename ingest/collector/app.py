@@ -56,7 +56,7 @@ REMEMBERED_WEBHOOKS = 10_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class CollectorSettings:
     """Where the collector finds and puts things, and the secrets that it checks with.
 
     `tally_secrets` are the webhooks' signing secrets, several while one is replaced;
@@ -74,28 +74,26 @@ class Settings:
     max_age_sec: float = 30
 
 
-def spool_path() -> Path:
-    return settings.Settings.from_environment().spools[0]
-
-
-def settings_from_environment(
-    *, max_bytes: int = 16 * 1024 * 1024, max_age_sec: float = 30
-) -> Settings:
+def settings_of(
+    environment: settings.Settings,
+    *,
+    max_bytes: int = 16 * 1024 * 1024,
+    max_age_sec: float = 30,
+) -> CollectorSettings:
     """Raises `ValueError`, one line, for a secret that is too short to be one."""
-    found = settings.Settings.from_environment()
-    if found.learner_secret and len(found.learner_secret) < SHORTEST_SECRET:
+    if environment.learner_secret and len(environment.learner_secret) < SHORTEST_SECRET:
         raise ValueError(
             f"LMS_LEARNER_SECRET: too short; give at least {SHORTEST_SECRET} random "
             "characters, such as `openssl rand -hex 32` prints"
         )
-    return Settings(
-        spool=found.spools[0],
-        landing=found.landing / "events",
-        tokens=found.collector / "tokens.json",
-        register=found.quiz_register,
-        origins=found.cors_origins,
-        tally_secrets=found.tally_secrets,
-        learner_secret=found.learner_secret,
+    return CollectorSettings(
+        spool=environment.spools[0],
+        landing=environment.landing / "events",
+        tokens=environment.tokens,
+        register=environment.quiz_register,
+        origins=environment.cors_origins,
+        tally_secrets=environment.tally_secrets,
+        learner_secret=environment.learner_secret,
         max_bytes=max_bytes,
         max_age_sec=max_age_sec,
     )
@@ -227,7 +225,7 @@ class Collector:
     """Answers requests. Made on a spool that someone else closes."""
 
     def __init__(
-        self, settings: Settings, spool: GroupCommit, metrics: Metrics
+        self, settings: CollectorSettings, spool: GroupCommit, metrics: Metrics
     ) -> None:
         """Raises `WarehouseError` when the tokens or the register cannot be read."""
         self._settings = settings
@@ -420,7 +418,9 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
     return response
 
 
-def make_app(settings: Settings, spool: GroupCommit, metrics: Metrics) -> FastAPI:
+def make_app(
+    settings: CollectorSettings, spool: GroupCommit, metrics: Metrics
+) -> FastAPI:
     """The ASGI application. Raises `WarehouseError`."""
     collector = Collector(settings, spool, metrics)
     app = FastAPIOffline(

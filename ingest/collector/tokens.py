@@ -19,7 +19,6 @@ import msgspec
 
 from ingest.contracts.events import event_types
 from ingest.errors import WarehouseError
-from ingest.settings import Settings
 from ingest.store.files import lock, write_durably
 
 TOKEN_PREFIX = "lmsw_"
@@ -65,10 +64,6 @@ class TokenBook:
         """The active token with this text; its hash is looked up, so time tells
         nothing about the text."""
         return self._active.get(hash_of(text))
-
-
-def tokens_path() -> Path:
-    return Settings.from_environment().collector / "tokens.json"
 
 
 def hash_of(text: str) -> str:

@@ -21,6 +21,7 @@ from ingest.contracts.validation import Rejection, parse_json
 from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
 from ingest.landing.quiz_register import Quiz, QuizRegister
+from ingest.settings import Settings
 
 # The type of a line that holds a submission. No contract has it.
 LINE_TYPE = "TALLY_SUBMISSION"
@@ -162,7 +163,9 @@ def is_submission(line: str) -> bool:
 class Mapping:
     """Maps submissions with the register as it stands at the first of them."""
 
-    path: Path = field(default_factory=quiz_register.register_path)
+    path: Path = field(
+        default_factory=lambda: Settings.from_environment().quiz_register
+    )
     _register: QuizRegister | WarehouseError | None = None
 
     def event_of(self, line: str) -> str | Rejection:

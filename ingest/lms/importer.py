@@ -442,14 +442,13 @@ def import_lms(
     warehouse_path: Path,
     landing_zone: Path,
     *,
-    register: QuizRegister | None = None,
+    register: QuizRegister = quiz_register.NO_QUIZZES,
     received_at: datetime | None = None,
 ) -> Import:
     """Imports an export: what the warehouse has not got of its events, its catalogue.
 
-    The same again lands nothing. `register` has the forms' pass marks, if not given
-    what the quiz register's file says. Killed at any instant, it goes on from there
-    when it is run again. Raises `WarehouseError`.
+    The same again lands nothing. `register` has the forms' pass marks. Killed at
+    any instant, it goes on from there when it is run again. Raises `WarehouseError`.
     """
     started = time.perf_counter()
     received_at = received_at or database.utc_now()
@@ -459,8 +458,6 @@ def import_lms(
         snapshot, failed = _land_catalogue(
             path, catalogue_rows(by_id), warehouse_path, landing_zone, received_at
         )
-        if register is None:
-            register = quiz_register.read(quiz_register.register_path())
         known_classes = Classes(by_id, register)
         new = _Sifting(export, known_classes, warehouse_path, received_at)
         file = new.write(landing_zone / "events")

@@ -14,7 +14,7 @@ from ingest.collector.tokens import DEFAULT_RATE, Token
 from ingest.contracts.events import event_types
 from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
-from orchestration.commands.terminal import AsJson, output, print_json
+from orchestration.commands.terminal import AsJson, output, print_json, settings
 
 commands = typer.Typer()
 tokens_app = typer.Typer(
@@ -44,7 +44,7 @@ def collect(
     import structlog
     import uvicorn
 
-    from ingest.collector.app import make_app, settings_from_environment
+    from ingest.collector.app import make_app, settings_of
     from ingest.collector.metrics import Metrics, set_up_logs
     from ingest.spool.group_commit import GroupCommit
     from ingest.spool.writer import SpoolError
@@ -52,20 +52,22 @@ def collect(
     set_up_logs()
     log = structlog.get_logger("collector")
     try:
-        settings = settings_from_environment(
-            max_bytes=int(max_mb * 1024 * 1024), max_age_sec=max_age_sec
+        of_collector = settings_of(
+            settings(),
+            max_bytes=int(max_mb * 1024 * 1024),
+            max_age_sec=max_age_sec,
         )
         listener = _listen(host, port)
         metrics = Metrics()
         with GroupCommit(
-            settings.spool,
-            settings.landing,
-            max_bytes=settings.max_bytes,
-            max_age_sec=settings.max_age_sec,
+            of_collector.spool,
+            of_collector.landing,
+            max_bytes=of_collector.max_bytes,
+            max_age_sec=of_collector.max_age_sec,
             observe_sync=metrics.observe_sync,
         ) as spool:
             metrics.watch_spool(spool.state)
-            served = make_app(settings, spool, metrics)
+            served = make_app(of_collector, spool, metrics)
             server = uvicorn.Server(
                 uvicorn.Config(
                     served,
@@ -136,7 +138,7 @@ def create_token(
 ) -> None:
     """Make a token, and print it: this once, for only its hash is kept."""
     token, text = tokens.create(
-        tokens.tokens_path(),
+        settings().tokens,
         name,
         sources=source,
         types=event_type or (),
@@ -152,7 +154,7 @@ def create_token(
 @tokens_app.command("list")
 def list_tokens(as_json: AsJson = False) -> None:
     """Show all tokens that were ever made, without what they are."""
-    book = tokens.read(tokens.tokens_path())
+    book = tokens.read(settings().tokens)
     if as_json:
         print_json([_facts(token) for token in book.tokens])
         return
@@ -176,7 +178,7 @@ def revoke_token(
     as_json: AsJson = False,
 ) -> None:
     """End a token; a running collector knows at once."""
-    token = tokens.revoke(tokens.tokens_path(), name)
+    token = tokens.revoke(settings().tokens, name)
     if as_json:
         print_json(_facts(token))
     else:
@@ -186,7 +188,7 @@ def revoke_token(
 @commands.command("quiz-register")
 def quiz_register_command(as_json: AsJson = False) -> None:
     """Show the quiz register, or the line of it that is wrong."""
-    path = quiz_register.register_path()
+    path = settings().quiz_register
     quizzes = quiz_register.read(path).quizzes
     if as_json:
         print_json([asdict(quiz) for quiz in quizzes])

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from ingest.contracts import generated, versions
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     output,
     print_json,
     print_table,
+    settings,
 )
 from orchestration.outbox import integration_events
 
@@ -33,7 +33,7 @@ def show_contracts(
         else:
             output.print("\n".join(changed) or "nothing changed", markup=False)
         return
-    usage = versions.usage(database.warehouse_path())
+    usage = versions.usage(settings().warehouse)
     if as_json:
         print_json([version.as_json() for version in usage])
         return

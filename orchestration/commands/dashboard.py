@@ -10,7 +10,13 @@ import typer
 
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
-from orchestration.commands.terminal import AsJson, output, print_json, print_table
+from orchestration.commands.terminal import (
+    AsJson,
+    output,
+    print_json,
+    print_table,
+    settings,
+)
 
 commands = typer.Typer()
 
@@ -39,9 +45,9 @@ def dashboard(
 
     environment = {**os.environ, **({"LMS_NOW": now} if now else {})}
     # What is wrong with a setting is said here, not on every page.
-    settings = Settings.from_environment(environment)
-    access.scope_of(settings.dashboard_access, viewer=None)
-    if host not in ("127.0.0.1", "localhost", "::1") and not settings.dashboard_access:
+    shown = Settings.from_environment(environment)
+    access.scope_of(shown.dashboard_access, viewer=None)
+    if host not in ("127.0.0.1", "localhost", "::1") and not shown.dashboard_access:
         raise WarehouseError(
             f"--host {host}: others could see every learner; set LMS_DASHBOARD_ACCESS "
             "to a file that says who may see what, behind a proxy that names the user"
@@ -73,10 +79,7 @@ def why_command(
     from serving.questions.why import why
     from serving.reader import Follower
 
-    settings = Settings.from_environment()
-    follower = Follower(
-        settings.published / settings.warehouse.name, now=settings.now or None
-    )
+    follower = Follower(settings().published_snapshot, now=settings().now or None)
     with follower.reader(Scope()) as reader:
         answer = why(reader, user, class_id)
     if as_json:
@@ -117,11 +120,10 @@ def snapshot(
     from serving.access import Scope
     from serving.reader import Follower
 
-    settings = Settings.from_environment()
-    published = settings.published / settings.warehouse.name
+    published = settings().published_snapshot
     if without_names:
         written = nameless.write(
-            published, path, nameless.read_key(key_file), now=settings.now or None
+            published, path, nameless.read_key(key_file), now=settings().now or None
         )
         answer = {
             "path": str(path),

@@ -8,7 +8,6 @@ import typer
 
 from ingest.landing import dead_letters
 from ingest.landing.dead_letters import Letter, Selection
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     cell,
@@ -16,6 +15,7 @@ from orchestration.commands.terminal import (
     output,
     print_json,
     print_table,
+    settings,
 )
 
 commands = typer.Typer(
@@ -104,7 +104,7 @@ def list_dead_letters(
     selection = _selection(
         ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
     )
-    found = dead_letters.list_letters(database.warehouse_path(), selection, limit=limit)
+    found = dead_letters.list_letters(settings().warehouse, selection, limit=limit)
     if as_json:
         letters = [letter.as_json(with_line=False) for letter in found.letters]
         print_json({"total": found.total, "letters": letters})
@@ -141,7 +141,7 @@ def show_dead_letter(
 ) -> None:
     """Show one line that is or was a dead letter, and what was done about it."""
     history = dead_letters.show(
-        database.warehouse_path(), dead_letters.parse_letter_id(letter_id)
+        settings().warehouse, dead_letters.parse_letter_id(letter_id)
     )
     if as_json:
         print_json(history.as_json())
@@ -192,7 +192,7 @@ def export_dead_letters(
 ) -> None:
     """Write lines to a file as they came, to mend them and send them as new ones."""
     result = dead_letters.export(
-        database.warehouse_path(),
+        settings().warehouse,
         file,
         _selection(
             ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
@@ -227,7 +227,7 @@ def retry_dead_letters(
         ids, reasons, load_ids, types, older_than, newer_than, fields, landed_since
     )
     _check_chosen(selection, everything)
-    result = dead_letters.retry(database.warehouse_path(), selection, dry_run=dry_run)
+    result = dead_letters.retry(settings().warehouse, selection, dry_run=dry_run)
     if as_json:
         print_json(vars(result))
     else:
@@ -291,7 +291,7 @@ def discard_dead_letters(
     )
     _check_chosen(selection, everything)
     count = dead_letters.discard(
-        database.warehouse_path(),
+        settings().warehouse,
         selection,
         by=_this_user() if by is None else by,
         why=why,

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
     print_table,
+    settings,
 )
 
 commands = typer.Typer()
@@ -47,17 +47,16 @@ def erase_command(
     on, and counted. The dead letters and the outbox are part of it; files that are not
     the warehouse's are listed, for their owners to delete.
     """
-    from ingest.collector import app
     from orchestration.erasure import erase
 
     users = [*(user or ()), *(erase.read_users_file(users_file) if users_file else ())]
-    collectors = [path for path in [app.spool_path()] if path.is_dir()]
+    collectors = [path for path in settings().spools[:1] if path.is_dir()]
     if not users:
         raise typer.BadParameter("give --user or --users-file")
     result = erase.erase(
-        database.warehouse_path(),
+        settings().warehouse,
         users,
-        erase.Places.from_environment(spool or collectors),
+        erase.Places.of(settings(), spool or collectors),
         reason=reason,
         dry_run=dry_run,
     )

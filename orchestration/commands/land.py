@@ -12,13 +12,13 @@ from ingest.errors import WarehouseError
 from ingest.landing import catalogue as catalogues
 from ingest.landing import event_files
 from ingest.landing.skills import land_skills
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
     print_table,
+    settings,
 )
 
 commands = typer.Typer()
@@ -57,7 +57,7 @@ def land(
     """Land event files or folders of them."""
     files = event_files.event_files(paths)
     with _progress(len(files)) as advance:
-        result = event_files.land(files, database.warehouse_path(), on_lines=advance)
+        result = event_files.land(files, settings().warehouse, on_lines=advance)
     if as_json:
         print_json(result.as_json())
     else:
@@ -111,7 +111,7 @@ def catalogue(
     if (path is None) == (skills is None):
         raise WarehouseError("give a catalogue, or --skills FILE, one of them")
     if skills is not None:
-        landed = land_skills(skills, database.warehouse_path())
+        landed = land_skills(skills, settings().warehouse)
         if as_json:
             print_json(landed.as_json())
             return
@@ -125,7 +125,7 @@ def catalogue(
     assert path is not None
     time = catalogues.parse_moment(effective_from) if effective_from else None
     loads = [
-        catalogues.land_catalogue(file, database.warehouse_path(), effective_from=time)
+        catalogues.land_catalogue(file, settings().warehouse, effective_from=time)
         for file in catalogues.snapshot_files(path)
     ]
     if as_json:

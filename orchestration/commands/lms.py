@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ingest.landing import quiz_register
 from ingest.lms.importer import Import, import_lms
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
     print_table,
+    settings,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ File = Annotated[
 @commands.command("import-lms")
 def import_command(file: File, as_json: AsJson = False) -> None:
     """Import what is new of an LMS export: its events and its catalogue."""
-    result = import_lms(file, database.warehouse_path(), database.landing_zone_path())
+    register = quiz_register.read(settings().quiz_register)
+    result = import_lms(
+        file, settings().warehouse, settings().landing, register=register
+    )
     if as_json:
         print_json(result.as_json())
     else:
@@ -108,7 +112,9 @@ def compare_command(
     """
     from orchestration.lms.compare import compare_lms, write_csv
 
-    found = compare_lms(file, database.warehouse_path())
+    found = compare_lms(
+        file, settings().warehouse, quiz_register.read(settings().quiz_register)
+    )
     if csv:
         write_csv(found, csv)
     if as_json:

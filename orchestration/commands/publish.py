@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     print_json,
     print_table,
+    settings,
 )
 from orchestration.outbox.integration_events import Format
 
@@ -42,16 +42,16 @@ def publish(
     With --format xapi as statements, POSTs to LMS_XAPI_URL.
     """
     from orchestration.outbox import delivery
-    from orchestration.outbox.settings import Settings
+    from orchestration.outbox.settings import PublishSettings
 
     if (target is None) != (next_sequence is None):
         raise typer.BadParameter("--target and --from go together")
-    path, settings = database.warehouse_path(), Settings.from_environment()
+    path, how = settings().warehouse, PublishSettings.of(settings())
     if target is not None and next_sequence is not None:
-        moved = delivery.move(path, settings, target, next_sequence)
+        moved = delivery.move(path, how, target, next_sequence)
         result = delivery.Publication(0, (moved,))
     else:
-        result = delivery.publish(path, settings, (event_format,))
+        result = delivery.publish(path, how, (event_format,))
     if as_json:
         print_json(result.as_json())
     else:

@@ -11,6 +11,7 @@ from orchestration.commands.terminal import (
     output,
     print_json,
     print_table,
+    settings,
     short_path,
 )
 
@@ -33,7 +34,7 @@ def query(
     """Ask the published snapshot a question in SQL."""
     from serving import published, query
 
-    path = database.warehouse_path()
+    path = settings().warehouse
     with (
         database.open_for_reading(path) if live else published.opened(path)
     ) as connection:
@@ -53,7 +54,7 @@ def shell() -> None:
     """
     from orchestration.commands.shell import answer_questions
 
-    if not answer_questions(database.warehouse_path()):
+    if not answer_questions(settings().warehouse):
         raise typer.Exit(1)
 
 
@@ -77,7 +78,7 @@ def export(
     """Write a table of the published snapshot into a file."""
     from serving import query
 
-    written = query.export(database.warehouse_path(), table, form, path)
+    written = query.export(settings().warehouse, table, form, path)
     if as_json:
         print_json(written.as_json())
     else:
@@ -99,7 +100,7 @@ def sandbox(
     """Make a private copy of what is published, to try an edit in."""
     from orchestration.shadow import sandbox as sandboxes
 
-    path = database.warehouse_path()
+    path = settings().warehouse
     if name is None:
         found = sandboxes.sandboxes(path)
         if as_json:
@@ -147,9 +148,7 @@ def diff(
     from orchestration.shadow import difference
     from orchestration.shadow import sandbox as sandboxes
 
-    found = sandboxes.diff(
-        database.warehouse_path(), name, build=build, examples=examples
-    )
+    found = sandboxes.diff(settings().warehouse, name, build=build, examples=examples)
     if as_json:
         print_json(found.as_json())
         return

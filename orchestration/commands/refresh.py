@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
+    settings,
     short_path,
 )
 
@@ -36,14 +36,14 @@ def check(as_json: AsJson = False) -> None:
     """Run every data test, those that scan the whole history too."""
     from orchestration.derive import dbt_runner
 
-    checked = dbt_runner.check(database.warehouse_path())
+    checked = dbt_runner.check(settings().warehouse)
     _report(checked, checked.as_json() if as_json else None)
 
 
 def _refresh(*, rebuild: bool, as_json: bool) -> None:
     from orchestration.refresh import refresh
 
-    result = refresh(database.warehouse_path(), rebuild=rebuild)
+    result = refresh(settings().warehouse, rebuild=rebuild)
     _report(result.derivation, result.as_json() if as_json else None)
     if result.snapshot and not as_json:
         done = "published" if result.snapshot.is_new else "as published"

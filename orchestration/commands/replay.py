@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.landing import catalogue as catalogues
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     output,
     print_json,
     print_table,
+    settings,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _replay(scope: "Scope", apply: bool, examples: int, as_json: bool) -> None:
     from orchestration.shadow import difference
     from orchestration.shadow.replay import replay
 
-    found = replay(database.warehouse_path(), scope, apply=apply, examples=examples)
+    found = replay(settings().warehouse, scope, apply=apply, examples=examples)
     if as_json:
         print_json(found.as_json())
         return
@@ -143,7 +143,7 @@ def _replay(scope: "Scope", apply: bool, examples: int, as_json: bool) -> None:
 def _undo(as_json: bool) -> None:
     from orchestration.shadow.swap import undo
 
-    undone = undo(database.warehouse_path())
+    undone = undo(settings().warehouse)
     if as_json:
         print_json(undone.as_json())
         return
@@ -162,7 +162,7 @@ def _as_of(
     from orchestration.shadow.as_of import as_of
 
     known = as_of(
-        database.warehouse_path(),
+        settings().warehouse,
         moment,
         users=scope.users,
         classes=scope.classes,

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
     print_table,
+    settings,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def status(as_json: AsJson = False) -> None:
     """Show loads, the newest event, dead letters, and how far each model is behind."""
     from orchestration.status import read_status
 
-    state = read_status(database.warehouse_path())
+    state = read_status(settings().warehouse)
     if as_json:
         print_json(state.as_json())
         return
@@ -69,7 +69,7 @@ def reconcile(
     """Prove that all that is derived agrees with raw. Exit code 1 if it does not."""
     from orchestration.shadow.reconcile import reconcile as prove
 
-    result = prove(database.warehouse_path(), repair=repair, examples=examples)
+    result = prove(settings().warehouse, repair=repair, examples=examples)
     if as_json:
         print_json(result.as_json())
     else:

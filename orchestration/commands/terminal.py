@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ingest.settings import Settings
+
 output = Console()
 if not output.is_terminal:
     output.width = 160  # a pipe has no width; rich would cut ids at 80
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+# Set once, by the door, before a command runs.
+settings_of_this_run = ContextVar[Settings]("settings_of_this_run")
+
+
+def settings() -> Settings:
+    """What the environment sets, as it was when the command started."""
+    return settings_of_this_run.get()
 
 
 def print_json(value: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from ingest.landing import quiz_register
 from ingest.lms.importer import import_lms
 from ingest.settings import Settings
 from orchestration.defs.resources import POOL, one_line_failures
@@ -35,7 +36,10 @@ def import_lms_op(
     """Imports what is new of the export: its events and its catalogue."""
     file = Path(config.file) if config.file else settings.landing / DEFAULT_EXPORT
     with one_line_failures():
-        result = import_lms(file, settings.warehouse, settings.landing)
+        register = quiz_register.read(settings.quiz_register)
+        result = import_lms(
+            file, settings.warehouse, settings.landing, register=register
+        )
     load = result.load
     context.add_output_metadata(
         {

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ingest.store import database
+from ingest.settings import Settings
 from orchestration.defs.metadata import code_reference, sample_table
 from orchestration.defs.resources import OWNERS, POOL, one_line_failures
 from orchestration.outbox import delivery
 from orchestration.outbox.delivery import Delivery
 from orchestration.outbox.integration_events import Format
-from orchestration.outbox.settings import Settings
+from orchestration.outbox.settings import PublishSettings
 
 INTEGRATION_EVENT = dg.AssetKey(["outbox", "integration_event"])
 DELIVERY = dg.AssetKey(["outbox", "delivery"])
 
 
-def formats_in_use(settings: Settings) -> tuple[Format, ...]:
+def formats_in_use(settings: PublishSettings) -> tuple[Format, ...]:
     """CloudEvents always, xAPI where a record store is set."""
     if settings.receivers["xapi"]:
         return ("cloudevents", "xapi")
@@ -51,22 +51,22 @@ def fail_for(deliveries: tuple[Delivery, ...]) -> None:
     kinds={"python", "json"},
     pool=POOL,
 )
-def integration_events() -> dg.MaterializeResult[None]:
+def integration_events(
+    settings: dg.ResourceParam[Settings],
+) -> dg.MaterializeResult[None]:
     """One row per signal that was ever seen, in the order of publication; NDJSON files.
 
     Nothing in it changes afterwards, whatever becomes of the signal.
     """
     with one_line_failures():
-        settings = Settings.from_environment()
-        result = delivery.publish_files(
-            database.warehouse_path(), settings, formats_in_use(settings)
-        )
+        how = PublishSettings.of(settings)
+        result = delivery.publish_files(settings.warehouse, how, formats_in_use(how))
     fail_for(result.deliveries)
     return dg.MaterializeResult(
         metadata={
             "enqueued": result.enqueued,
             "newest_sequence": max(d.watermark for d in result.deliveries),
-            "folder": dg.MetadataValue.path(str(settings.folder)),
+            "folder": dg.MetadataValue.path(str(settings.outbox)),
             "targets": as_table(result.deliveries),
         }
     )
@@ -87,17 +87,17 @@ def integration_events() -> dg.MaterializeResult[None]:
         )
     ],
 )
-def deliveries() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+def deliveries(
+    settings: dg.ResourceParam[Settings],
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
     """What each receiver has got of the outbox: POSTs from its own watermark on.
 
     One that fails makes the run fail, after the others have got theirs; the next run
     goes on where it stopped.
     """
     with one_line_failures():
-        settings = Settings.from_environment()
-        results = delivery.publish_posts(
-            database.warehouse_path(), settings, formats_in_use(settings)
-        )
+        how = PublishSettings.of(settings)
+        results = delivery.publish_posts(settings.warehouse, how, formats_in_use(how))
     behind = sum(each.behind for each in results)
     yield dg.AssetCheckResult(
         passed=not behind,

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ingest import settings as environment
+from ingest.settings import Settings
 from orchestration.defs.jobs import (
     checks_job,
     is_under_way,
@@ -11,9 +11,9 @@ from orchestration.defs.jobs import (
     reconcile_job,
     refresh_job,
 )
-from orchestration.outbox.settings import RECEIVERS_VARIABLE, Settings
+from orchestration.outbox.settings import RECEIVERS_VARIABLE, PublishSettings
 
-_SETTINGS = environment.Settings.from_environment()
+_SETTINGS = Settings.from_environment()
 
 
 @dg.schedule(
@@ -36,10 +36,10 @@ def refresh_schedule(
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def publish_schedule(
-    context: dg.ScheduleEvaluationContext,
+    context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.RunRequest | dg.SkipReason:
     """Sends every few minutes, if there is a receiver and no sending is under way."""
-    if not any(Settings.from_environment().receivers.values()):
+    if not any(PublishSettings.of(settings).receivers.values()):
         variables = " nor ".join(RECEIVERS_VARIABLE.values())
         return dg.SkipReason(f"no receiver: neither {variables} is set")
     if is_under_way(context.instance, publish_job.name):

@@ -82,9 +82,8 @@ class Places:
     of_others: tuple[Path, ...] = ()
 
     @classmethod
-    def from_environment(cls, spools: Sequence[Path] = ()) -> "Places":
-        """`LMS_OUTBOX`, `DAGSTER_HOME`; the landing zone is of others."""
-        settings = Settings.from_environment()
+    def of(cls, settings: Settings, spools: Sequence[Path] = ()) -> "Places":
+        """`spools` are those of producers; the landing zone is of others."""
         return cls(
             outbox=settings.outbox,
             spools=tuple(spools),

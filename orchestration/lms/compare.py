@@ -26,6 +26,7 @@ import duckdb
 from ingest.contracts import validation
 from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
+from ingest.landing.quiz_register import QuizRegister
 from ingest.lms.export import PROGRESS, Export, open_export
 from ingest.lms.importer import (
     SOURCE,
@@ -134,8 +135,14 @@ class LmsComparison:
         }
 
 
-def compare_lms(path: Path, warehouse_path: Path) -> LmsComparison:
+def compare_lms(
+    path: Path,
+    warehouse_path: Path,
+    register: QuizRegister = quiz_register.NO_QUIZZES,
+) -> LmsComparison:
     """Compares an export's `v_user_progress` with ours. Changes nothing.
+
+    `register` is the one that the export was imported with.
 
     Raises `WarehouseError`: where the export has none, or ours is not up to date.
     """
@@ -151,7 +158,7 @@ def compare_lms(path: Path, warehouse_path: Path) -> LmsComparison:
             )
         export.require(PROGRESS, ("user_id", "class_id", *COLUMNS))
         _check_is_fresh(connection, warehouse_path)
-        explain = _Explaining(export, connection)
+        explain = _Explaining(export, connection, register)
         differences: list[LmsDifference] = []
         their_rows = our_rows = different = rows = 0
         for pair in _pairs(export, connection):
@@ -393,8 +400,12 @@ class _History:
 class _Explaining:
     """What is the same for all rows: classes, dead letters, tombstones."""
 
-    def __init__(self, export: Export, connection: duckdb.DuckDBPyConnection) -> None:
-        register = quiz_register.read(quiz_register.register_path())
+    def __init__(
+        self,
+        export: Export,
+        connection: duckdb.DuckDBPyConnection,
+        register: QuizRegister,
+    ) -> None:
         self._classes = Classes(classes(export), register)
         self._buried = tombstones.read(connection)
         self._letters = _letters(connection, self._classes)

@@ -30,7 +30,7 @@ from orchestration.outbox.receivers import (
     receiver_key,
     receiver_target,
 )
-from orchestration.outbox.settings import Settings
+from orchestration.outbox.settings import PublishSettings
 
 # A refresh may hold the file for long; what a receiver has acknowledged must be noted.
 ACKNOWLEDGED_WAIT_SEC = 600
@@ -166,7 +166,7 @@ class Publication:
 
 def publish(
     warehouse_path: Path,
-    settings: Settings,
+    settings: PublishSettings,
     formats: Sequence[Format] = ("cloudevents",),
 ) -> Publication:
     """Enqueues what is new, writes the files, and then tells every receiver.
@@ -180,7 +180,7 @@ def publish(
 
 
 def publish_files(
-    warehouse_path: Path, settings: Settings, formats: Sequence[Format]
+    warehouse_path: Path, settings: PublishSettings, formats: Sequence[Format]
 ) -> Publication:
     """The part that needs no one else: the outbox and the files."""
     enqueued = outbox.enqueue(
@@ -198,7 +198,7 @@ def publish_files(
 
 
 def publish_posts(
-    warehouse_path: Path, settings: Settings, formats: Sequence[Format]
+    warehouse_path: Path, settings: PublishSettings, formats: Sequence[Format]
 ) -> tuple[Delivery, ...]:
     """The part that waits for others: what is in the outbox, to each receiver."""
     stop = threading.Event()
@@ -226,7 +226,7 @@ def publish_posts(
 
 
 def _receivers(
-    settings: Settings, formats: Sequence[Format]
+    settings: PublishSettings, formats: Sequence[Format]
 ) -> list[tuple[Format, Receiver]]:
     return [
         (event_format, receiver)
@@ -236,7 +236,7 @@ def _receivers(
 
 
 def move(
-    warehouse_path: Path, settings: Settings, target: str, next_sequence: int
+    warehouse_path: Path, settings: PublishSettings, target: str, next_sequence: int
 ) -> Delivery:
     """Sets a target's watermark so that `next_sequence` is the next that it gets.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import ingest.settings
+from ingest.settings import Settings
 from orchestration.outbox.integration_events import Format
 from orchestration.outbox.receivers import Receiver, parse_receivers
 
@@ -16,8 +16,8 @@ RECEIVERS_VARIABLE: dict[Format, str] = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to publish; `from_environment` says which variable sets what."""
+class PublishSettings:
+    """How to publish; `of` says which setting says what."""
 
     folder: Path
     receivers: dict[Format, tuple[Receiver, ...]]
@@ -27,9 +27,8 @@ class Settings:
     give_up_sec: float = 120
 
     @classmethod
-    def from_environment(cls) -> "Settings":
-        """Raises `WarehouseError` for a variable that cannot be used."""
-        settings = ingest.settings.Settings.from_environment()
+    def of(cls, settings: Settings) -> "PublishSettings":
+        """Raises `WarehouseError` for a receiver that cannot be used."""
         return cls(
             folder=settings.outbox,
             receivers={

@@ -208,7 +208,7 @@ def drawn(
 
 def _draw(draw: Callable[[Page], None], *, has_course: bool) -> None:
     settings = Settings.from_environment()
-    follower = _follower(settings.published / settings.warehouse.name, settings.now)
+    follower = _follower(settings.published_snapshot, settings.now)
     scope = scope_of(settings.dashboard_access, _viewer(settings))
     if scope.courses == ():
         st.warning(

@@ -20,7 +20,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from ingest.collector import tokens
-from ingest.collector.app import Settings, make_app
+from ingest.collector.app import CollectorSettings, make_app
 from ingest.collector.metrics import Metrics
 from ingest.spool.group_commit import GroupCommit
 from ingest.store.database import utc_now
@@ -127,7 +127,7 @@ def wait_for(holds: Callable[[], bool], within_sec: float = 60) -> None:
 class Collecting:
     """A collector in this process, with what stands around it."""
 
-    settings: Settings
+    settings: CollectorSettings
     spool: GroupCommit
     app: FastAPI
     metrics: Metrics
@@ -181,7 +181,7 @@ class Collecting:
 @contextmanager
 def collecting(folder: Path, **settings: Any) -> Iterator[Collecting]:
     """A collector with one token that may do everything."""
-    chosen = Settings(
+    chosen = CollectorSettings(
         **{
             "spool": folder / "spool",
             "landing": folder / "landing" / "events",

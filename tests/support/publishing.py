@@ -14,7 +14,7 @@ from typing import Any
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import CONTRACTS, Fact, Format
 from orchestration.outbox.receivers import parse_receivers
-from orchestration.outbox.settings import Settings
+from orchestration.outbox.settings import PublishSettings
 from tests.support.builders import Warehouse
 
 AT = datetime(2026, 3, 10, 10)
@@ -72,9 +72,9 @@ def signals(count: int, first: int = 0) -> list[Signal]:
     ]
 
 
-def to(warehouse: Warehouse, *urls: str, xapi: str = "", **how: Any) -> Settings:
+def to(warehouse: Warehouse, *urls: str, xapi: str = "", **how: Any) -> PublishSettings:
     """Publishing to these URLs, in batches of 5, giving up soon."""
-    defaults = Settings(
+    defaults = PublishSettings(
         folder=warehouse.folder / "outbox",
         receivers={
             "cloudevents": parse_receivers(" ".join(urls), "LMS_PUBLISH_URL"),

@@ -29,6 +29,7 @@ from ingest.collector.limits import Limits
 from ingest.collector.request_body import LARGEST_BODY_BYTES
 from ingest.errors import WarehouseError
 from ingest.landing import zone
+from ingest.settings import Settings
 from orchestration.cli import app
 from tests.support.builders import Json, Warehouse, event, ping, quiz, without
 from tests.support.collecting import (
@@ -860,9 +861,9 @@ def test_tokens_are_made_listed_and_revoked(folder: Path) -> None:
     gone = run("tokens", "revoke", "player")
 
     assert (made["name"], made["sources"]) == ("player", ["web"])
-    assert tokens.read(tokens.tokens_path()).tokens[0].sha256 == tokens.hash_of(
-        made["token"]
-    )
+    assert tokens.read(Settings.from_environment().tokens).tokens[
+        0
+    ].sha256 == tokens.hash_of(made["token"])
     assert [each["revoked_at"] for each in listed] == [None]
     assert made["token"] not in json.dumps(listed)
     assert gone["revoked_at"]

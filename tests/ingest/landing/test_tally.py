@@ -19,6 +19,7 @@ from ingest.errors import WarehouseError
 from ingest.landing import dead_letters, quiz_register, tally
 from ingest.landing.dead_letters import Selection
 from ingest.landing.quiz_register import QuizRegister
+from ingest.settings import Settings
 from tests.support.builders import Json, Warehouse
 from tests.support.collecting import (
     TALLY_SECRET,
@@ -267,7 +268,7 @@ def test_10_000_forged_mutated_and_replayed_requests_change_nothing(
 
 def mapped(value: Json, text: str = HEADER + ROW) -> Event | Rejection:
     """What landing makes of the webhook with this register."""
-    path = Path(quiz_register.register_path())
+    path = Settings.from_environment().quiz_register
     path.write_text(text)
     register = quiz_register.read(path)
     line = tally.line_of(json.dumps(value).encode(), register).decode()
@@ -283,7 +284,7 @@ def reason_of(value: Json, text: str = HEADER + ROW) -> str:
 
 
 def payload_of(value: Json, text: str = HEADER + ROW) -> Json:
-    path = quiz_register.register_path()
+    path = Settings.from_environment().quiz_register
     path.write_text(text)
     register = quiz_register.read(path)
     line = tally.line_of(json.dumps(value).encode(), register).decode()

@@ -29,7 +29,7 @@ from ingest.store.database import open_for_reading
 from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
 from orchestration.outbox import delivery
 from orchestration.outbox.integration_events import FORMATS
-from orchestration.outbox.settings import Settings
+from orchestration.outbox.settings import PublishSettings
 from orchestration.shadow import sandbox, swap
 from orchestration.shadow.replay import Scope, replay
 from orchestration.snapshot import snapshot
@@ -117,7 +117,7 @@ class Site:
         )
 
     def publish(self) -> None:
-        settings = Settings(
+        settings = PublishSettings(
             self.places.outbox, dict.fromkeys(FORMATS, ()), batch_events=3
         )
         result = delivery.publish(self.path, settings, FORMATS)

@@ -32,12 +32,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from ingest.store import database
 from orchestration.outbox import delivery, integration_events, outbox, receivers
 from orchestration.outbox.integration_events import CONTRACTS, Data, Fact, Format
 from orchestration.outbox.outbox import Batch
 from orchestration.outbox.receivers import NotDelivered, Target, parse_receivers
-from orchestration.outbox.settings import Settings
+from orchestration.outbox.settings import PublishSettings
 from tests.support.builders import Class, Warehouse, ping, quiz
 from tests.support.kills import KILLS
 from tests.support.publishing import (
@@ -866,7 +867,7 @@ def test_a_setting_that_cannot_be_is_named(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(WarehouseError, match=f"{variable}={value}: give "):
-        Settings.from_environment()
+        PublishSettings.of(Settings.from_environment())
 
 
 # --- xAPI --------------------------------------------------------------------------
