@@ -5,7 +5,6 @@ docs/collector.md says how it is run and what it promises.
 """
 
 import asyncio
-import json
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -18,10 +17,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 
 from ingest import settings
 from ingest.collector import request_body, tokens
+from ingest.collector.answers import (
+    Refused,
+    answer_errors,
+    as_json,
+    bearer,
+    learner_in,
+)
 from ingest.collector.limits import Limits
 from ingest.collector.metrics import Metrics, Observed, note
 from ingest.collector.openapi import (
@@ -30,7 +35,7 @@ from ingest.collector.openapi import (
     events_operation,
     ok_operation,
 )
-from ingest.collector.request_body import MOST_EVENTS, Refused
+from ingest.collector.request_body import MOST_EVENTS
 from ingest.collector.tokens import Token
 from ingest.collector.watched_file import WatchedFile
 from ingest.contracts import validation
@@ -238,13 +243,15 @@ class Collector:
         contracts()  # or else the first request waits 0.1 s for them
 
     async def events(self, request: Request) -> Response:
-        header = _bearer(request)
+        header = bearer(request)
         token = None if header is None else self._token(header)
         body = await request_body.read(request)
         encoding = request.headers.get("content-encoding", "")
         batch = request_body.split(request_body.unpack(body, encoding))
         if token is None:
             token = self._token(batch.token)
+        if not token.sources:
+            raise Refused(403, "this token may read, and send nothing")
         note(request, producer=token.name)
         learner_token = request.headers.get("learner-token") or batch.learner_token
         grant = Grant(token, self._learner(token, learner_token))
@@ -299,7 +306,7 @@ class Collector:
         return _verdict("rejected", event_id, event)
 
     async def health(self, _request: Request) -> Response:
-        return _json({"status": "alive"})
+        return as_json({"status": "alive"})
 
     async def ready(self, _request: Request) -> Response:
         """A spool that refused is tried: no events come while this says 503."""
@@ -315,8 +322,8 @@ class Collector:
             except OSError as error:
                 problems.append(f"{self._settings.spool}: {error.strerror or error}")
         if problems:
-            return _json({"status": "not ready", "problems": problems}, status=503)
-        return _json({"status": "ready"})
+            return as_json({"status": "not ready", "problems": problems}, status=503)
+        return as_json({"status": "ready"})
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -328,18 +335,7 @@ class Collector:
         return token
 
     def _learner(self, token: Token, text: str | None) -> str | None:
-        """The learner that the request is bound to, if it is to one."""
-        if text is None:
-            if token.needs_learner:
-                raise Refused(401, "this token needs a learner token beside it")
-            return None
-        secret = self._settings.learner_secret
-        if secret is None:
-            raise Refused(503, "no LMS_LEARNER_SECRET is set to check learners with")
-        learner = tokens.learner_of(text, secret)
-        if learner is None:
-            raise Refused(401, "the learner token is forged, or no longer valid")
-        return learner
+        return learner_in(token, text, self._settings.learner_secret)
 
     def _limit(self, grant: Grant, count: int) -> None:
         token = grant.token
@@ -377,45 +373,14 @@ class Collector:
             "events": verdicts,
         }
         all_refused = bool(verdicts) and outcomes["refused"] == len(verdicts)
-        return _json(answer, status=403 if all_refused else 200)
+        return as_json(answer, status=403 if all_refused else 200)
 
     def _answer_one(
         self, request: Request, verdict: Verdict, counted_as: str
     ) -> Response:
         self._metrics.count_events({(counted_as, verdict.reason): 1})
         note(request, producer="tally", **{counted_as: 1}, reasons=[verdict.reason])
-        return _json(verdict)
-
-
-def _bearer(request: Request) -> str | None:
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    return text.strip() if kind.lower() == "bearer" else None
-
-
-def _json(value: object, status: int = 200) -> Response:
-    # An id that UTF-8 cannot hold is answered as it was spelled, in escapes.
-    try:
-        content = msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        content = json.dumps(msgspec.to_builtins(value)).encode()
-    return Response(content, status, media_type="application/json")
-
-
-async def _on_refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    response = _json({"error": error.why}, error.status)
-    if error.retry_after_sec is not None:
-        response.headers["Retry-After"] = str(error.retry_after_sec)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
-async def _on_http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = _json({"error": str(error.detail)}, error.status_code)
-    response.headers.update(error.headers or {})
-    return response
+        return as_json(verdict)
 
 
 def make_app(
@@ -444,8 +409,7 @@ def make_app(
             response_class=Response,
             openapi_extra=operation,
         )
-    app.add_exception_handler(Refused, _on_refused)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    answer_errors(app)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -1,4 +1,4 @@
-"""What the collector tells of itself: metrics, and a log without learners.
+"""What a service over HTTP tells of itself: metrics, and a log without learners.
 
 Log lines and metrics name paths, outcomes, reasons and producers; never an event, a
 body, a query string or an address.
@@ -27,35 +27,50 @@ _SYNC_SEC = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5
 log = structlog.get_logger("collector")
 
 
-class Metrics:
-    """The collector's metrics in a registry of their own."""
+class RequestMetrics:
+    """What a service tells of its requests, in a registry of its own; the names of its
+    metrics begin with `prefix`."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, prefix: str) -> None:
+        self.registry = CollectorRegistry()
         self._requests = Counter(
-            "collector_requests",
+            f"{prefix}_requests",
             "Requests answered.",
             ["path", "status"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._seconds = Histogram(
-            "collector_request_seconds",
+            f"{prefix}_request_seconds",
             "From the first byte to the answer.",
             ["path"],
             buckets=_REQUEST_SEC,
-            registry=self._registry,
+            registry=self.registry,
         )
+
+    def count_request(self, path: str, status: int, seconds: float) -> None:
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Metrics(RequestMetrics):
+    """The collector's."""
+
+    def __init__(self) -> None:
+        super().__init__("collector")
         self._events = Counter(
             "collector_events",
             "Events by what became of them.",
             ["outcome", "reason"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._syncs = Histogram(
             "collector_fsync_seconds",
             "Writing a group of requests and syncing it.",
             buckets=_SYNC_SEC,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def observe_sync(self, seconds: float) -> None:
@@ -65,15 +80,8 @@ class Metrics:
         for (outcome, reason), count in counts.items():
             self._events.labels(outcome, reason).inc(count)
 
-    def count_request(self, path: str, status: int, seconds: float) -> None:
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
-
     def watch_spool(self, state: Callable[[], SpoolState]) -> None:
-        self._registry.register(_SpoolGauges(state))
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+        self.registry.register(_SpoolGauges(state))
 
 
 class _SpoolGauges:
@@ -96,16 +104,28 @@ def note(request: Request, **facts: Any) -> None:
     request.scope.setdefault("collector.facts", {}).update(facts)
 
 
+def _collectors_path(scope: Scope) -> str:
+    return scope["path"] if scope["path"] in PATHS else "other"
+
+
 class Observed:
     """ASGI middleware: one log line and the metrics of each request.
+
+    `path_of` says under which path a request is counted, once it was answered.
 
     An error of ours is answered with 500 and logged by its type and place alone: its
     text may have a learner's data.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: RequestMetrics,
+        path_of: Callable[[Scope], str] = _collectors_path,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._path_of = path_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -133,7 +153,7 @@ class Observed:
                 )
                 await answer(scope, receive, observed_send)
         seconds = time.perf_counter() - started
-        path = scope["path"] if scope["path"] in PATHS else "other"
+        path = self._path_of(scope)
         self._metrics.count_request(path, status, seconds)
         # Probes come every few seconds and say nothing when they are well.
         write = log.debug if scope["method"] == "GET" and status < 400 else log.info

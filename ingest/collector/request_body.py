@@ -10,19 +10,11 @@ import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from ingest.collector.answers import Refused
+
 LARGEST_BODY_BYTES = 1024 * 1024
 MOST_EVENTS = 500
 SLOWEST_BODY_SEC = 10
-
-
-class Refused(Exception):
-    """A request that is answered with an error; nothing of it was kept."""
-
-    def __init__(self, status: int, why: str, retry_after_sec: int | None = None):
-        super().__init__(why)
-        self.status = status
-        self.why = why
-        self.retry_after_sec = retry_after_sec
 
 
 @dataclass(frozen=True)

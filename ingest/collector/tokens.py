@@ -1,9 +1,9 @@
-"""Who may send to the collector: a bearer token per producer, and learners' own.
+"""Who may send to the collector, and read: a bearer token each, and learners' own.
 
 Tokens stand in `tokens.json` in the collector's folder, as SHA-256 only: a token is 256
 random bits, so there is nothing to guess that a slow hash would protect. A learner
 token is a JWT (HS256) that the LMS signs; its `sub` is the only learner whose events
-the request may carry.
+the request may carry, and of whom it may read.
 """
 
 import contextlib
@@ -28,11 +28,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 @dataclass(frozen=True)
 class Token:
-    """A producer's right to send.
+    """A right to send, to read, or both.
 
-    `sources` are the origins it may write for; the first is that of events which name
-    none. `types` are the event types it may send, all if empty. `rate` is in events a
-    second. With `needs_learner` each request has to bring a learner token, too.
+    `sources` are the origins it may write for, none for who may not send; the first is
+    that of events which name none. `types` are the event types it may send, all if
+    empty. With `reads` it may ask the read API. `rate` is in events, or requests to
+    read, a second. With `needs_learner` each request has to bring a learner token, too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Token:
     needs_learner: bool = False
     created_at: str = ""
     revoked_at: str | None = None
+    reads: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -94,6 +96,7 @@ def create(
     types: Sequence[str] = (),
     rate: float = DEFAULT_RATE,
     needs_learner: bool = False,
+    reads: bool = False,
 ) -> tuple[Token, str]:
     """Adds a token; it and its text, which is nowhere else. Raises `WarehouseError`."""
     for value, what in ((name, "name"), *((source, "--source") for source in sources)):
@@ -102,8 +105,11 @@ def create(
                 f"{what} {value!r}: expected 1 to 64 letters, digits, dots, dashes and "
                 "underscores"
             )
-    if not sources:
-        raise WarehouseError("--source: name at least one, like web-player")
+    if not sources and not reads:
+        raise WarehouseError(
+            "--source: name at least one, like web-player; or --reads, for who only "
+            "reads"
+        )
     if unknown := sorted(set(types) - set(event_types())):
         raise WarehouseError(
             f"--type {unknown[0]}: no contract has it; there are "
@@ -120,6 +126,7 @@ def create(
         types=tuple(dict.fromkeys(types)),
         needs_learner=needs_learner,
         created_at=_now(),
+        reads=reads,
     )
     with _changing(path):
         book = read(path)

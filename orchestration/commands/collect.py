@@ -1,8 +1,5 @@
 """`warehouse collect`, `warehouse tokens` and `warehouse quiz-register`."""
 
-import os
-import signal
-import socket
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,12 +11,13 @@ from ingest.collector.tokens import DEFAULT_RATE, Token
 from ingest.contracts.events import event_types
 from ingest.errors import WarehouseError
 from ingest.landing import quiz_register
+from orchestration.commands.http_server import listen, serve
 from orchestration.commands.terminal import AsJson, output, print_json, settings
 
 commands = typer.Typer()
 tokens_app = typer.Typer(
     name="tokens",
-    help="Who may send to the collector: make tokens, list them, end them.",
+    help="Who may send events, and read: make tokens, list them, end them.",
     no_args_is_help=True,
 )
 commands.add_typer(tokens_app)
@@ -42,7 +40,6 @@ def collect(
     Runs until it gets SIGTERM or SIGINT. Variables say the rest: docs/collector.md.
     """
     import structlog
-    import uvicorn
 
     from ingest.collector.app import make_app, settings_of
     from ingest.collector.metrics import Metrics, set_up_logs
@@ -57,7 +54,7 @@ def collect(
             max_bytes=int(max_mb * 1024 * 1024),
             max_age_sec=max_age_sec,
         )
-        listener = _listen(host, port)
+        listener = listen(host, port)
         metrics = Metrics()
         with GroupCommit(
             of_collector.spool,
@@ -68,57 +65,22 @@ def collect(
         ) as spool:
             metrics.watch_spool(spool.state)
             served = make_app(of_collector, spool, metrics)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    served,
-                    loop="uvloop",
-                    http="httptools",
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    limit_concurrency=1000,
-                    timeout_graceful_shutdown=10,
-                )
-            )
-
-            def stop(*_: object) -> None:
-                server.should_exit = True
-
-            # uvicorn stops on a signal, and raises it again afterwards: the last file
-            # is still to be handed on then. Before it is up, nothing hears a signal.
-            signal.signal(signal.SIGTERM, stop)
-            signal.signal(signal.SIGINT, stop)
-            address = listener.getsockname()
-            log.info("listening", host=address[0], port=address[1], pid=os.getpid())
-            server.run(sockets=[listener])
+            serve(served, listener, name="collector")
         log.info("stopped")
     except (SpoolError, ValueError) as error:
         raise WarehouseError(str(error)) from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise WarehouseError(
-            f"{host}:{port}: cannot be listened on ({error.strerror or error}); choose "
-            "another --host or --port"
-        ) from error
-
-
 @tokens_app.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="The producer, like web-player.")],
+    name: Annotated[str, typer.Argument(help="Whose it is, like web-player.")],
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="A source it may write for. May be repeated; the first is "
             "that of events that name none."
         ),
-    ],
+    ] = None,
     event_type: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,7 +88,16 @@ def create_token(
             help=f"Only this event type ({', '.join(event_types())}). May be repeated.",
         ),
     ] = None,
-    rate: Annotated[float, typer.Option(help="Events a second.")] = DEFAULT_RATE,
+    reads: Annotated[
+        bool,
+        typer.Option(
+            "--reads",
+            help="May ask the read API, for what LMS_DASHBOARD_ACCESS gives NAME.",
+        ),
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(help="Events, or requests to read, a second.")
+    ] = DEFAULT_RATE,
     needs_learner: Annotated[
         bool,
         typer.Option(
@@ -140,10 +111,11 @@ def create_token(
     token, text = tokens.create(
         settings().tokens,
         name,
-        sources=source,
+        sources=source or (),
         types=event_type or (),
         rate=rate,
         needs_learner=needs_learner,
+        reads=reads,
     )
     if as_json:
         print_json({**_facts(token), "token": text})
@@ -158,12 +130,16 @@ def list_tokens(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_facts(token) for token in book.tokens])
         return
-    table = Table("name", "sources", "types", "events/s", "learner", "made", "revoked")
+    table = Table(
+        *("name", "sources", "types", "reads", "a second", "learner", "made"),
+        "revoked",
+    )
     for token in book.tokens:
         table.add_row(
             token.name,
             ", ".join(token.sources),
-            ", ".join(token.types) or "all",
+            ", ".join(token.types) or ("all" if token.sources else ""),
+            "yes" if token.reads else "",
             f"{token.rate:g}",
             "needed" if token.needs_learner else "",
             token.created_at,
@@ -174,10 +150,10 @@ def list_tokens(as_json: AsJson = False) -> None:
 
 @tokens_app.command("revoke")
 def revoke_token(
-    name: Annotated[str, typer.Argument(help="The producer whose token it is.")],
+    name: Annotated[str, typer.Argument(help="Whose token it is.")],
     as_json: AsJson = False,
 ) -> None:
-    """End a token; a running collector knows at once."""
+    """End a token; a running service knows at once."""
     token = tokens.revoke(settings().tokens, name)
     if as_json:
         print_json(_facts(token))

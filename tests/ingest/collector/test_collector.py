@@ -890,6 +890,18 @@ def test_what_cannot_be_made_or_revoked_is_said(tmp_path: Path) -> None:
         tokens.read(path)
 
 
+def test_a_token_that_only_reads_sends_nothing(collector: Collecting) -> None:
+    reader = collector.make_token("pages", sources=[], reads=True)
+
+    answer = collector.post(ping("e1"), token=reader)
+
+    assert (answer.status, answer.json) == (
+        403,
+        {"error": "this token may read, and send nothing"},
+    )
+    assert collector.raw_lines() == []
+
+
 def test_a_damaged_token_file_ends_nobodys_right(collector: Collecting) -> None:
     good = collector.settings.tokens.read_text()
     assert collector.post(ping("e0")).status == 200
