@@ -19,12 +19,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from ingest import settings
 from ingest.collector import tokens
 from ingest.collector.app import CollectorSettings, make_app
 from ingest.collector.metrics import Metrics
 from ingest.spool.group_commit import GroupCommit
 from ingest.store.database import utc_now
-from orchestration.commands import collect
+from orchestration.commands import collect, terminal
 from tests.support.builders import Json, Warehouse
 
 TALLY_SECRET = "the webhook's signing secret"
@@ -280,6 +281,7 @@ def _collect(
         os.dup2(errors.fileno(), 2)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    terminal.settings_of_this_run.set(settings.Settings.from_environment())
     collect.collect(host="127.0.0.1", port=0, **options)
 
 
