@@ -20,7 +20,7 @@ class Refresh:
     def as_json(self) -> dict[str, Any]:
         return {
             **self.derivation.as_json(),
-            "snapshot": self.snapshot and self.snapshot.as_json(),
+            "snapshot": self.snapshot,
         }
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -40,19 +39,6 @@ class Status:
     dead_letters: dict[str, int]
     snapshots: int
     models: tuple[ModelPlace, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            **{name: _plain(value) for name, value in vars(self).items()},
-            "models": [
-                {name: _plain(value) for name, value in vars(model).items()}
-                for model in self.models
-            ],
-        }
-
-
-def _plain(value: object) -> object:
-    return f"{value.isoformat()}Z" if isinstance(value, datetime) else value
 
 
 def read_status(warehouse_path: Path) -> Status:

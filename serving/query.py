@@ -1,7 +1,7 @@
 """Reading the published snapshot: questions, and files of whole tables."""
 
 import difflib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,6 @@ class Export:
     format: str
     rows: int
     bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def export(

@@ -7,7 +7,7 @@ only ever added there; one that is changed or deleted takes a promise back.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -198,10 +198,6 @@ class Usage:
     last_seen: datetime | None
     fields: str | None
     schema: str | None
-
-    def as_json(self) -> Json:
-        last_seen = f"{self.last_seen.isoformat()}Z" if self.last_seen else None
-        return {**asdict(self), "last_seen": last_seen}
 
 
 def usage(warehouse_path: Path) -> list[Usage]:

@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -44,9 +44,6 @@ class CatalogueLoad:
     effective_from: datetime
     classes: int
     courses: int
-
-    def as_json(self) -> dict[str, object]:
-        return {**asdict(self), "effective_from": f"{self.effective_from.isoformat()}Z"}
 
 
 def snapshot_files(path: Path) -> list[Path]:
@@ -237,7 +234,7 @@ def land_catalogue(
                 file_bytes=len(content),
                 file_mtime_ns=mtime_ns,
                 received_at=received_at,
-                seconds=time.perf_counter() - started,
+                seconds=round(time.perf_counter() - started, 3),
             )
     return load
 

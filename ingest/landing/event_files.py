@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Landing:
         }
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.totals(), "loads": [asdict(load) for load in self.loads]}
+        return {**self.totals(), "loads": self.loads}
 
 
 def event_files(paths: Iterable[Path]) -> list[Path]:
@@ -196,7 +196,9 @@ def _land_file(
     name = lines.name_of(file)
     try:
         if is_known(connection, file):
-            return Load(name, known=True, seconds=time.perf_counter() - started)
+            return Load(
+                name, known=True, seconds=round(time.perf_counter() - started, 3)
+            )
         opened = EventFile(file)
         with contextlib.closing(opened), database.transaction(connection):
             load = _Landing(connection, table, name, opened, received_at, started)
@@ -215,7 +217,7 @@ def _land_file(
             name,
             failed=f"{name}: cannot be read to its end ({reason}); nothing of it was "
             "landed: send the file again",
-            seconds=time.perf_counter() - started,
+            seconds=round(time.perf_counter() - started, 3),
         )
     return result
 

@@ -4,7 +4,7 @@ The newest file holds; those before are kept. Without one, nobody masters anythi
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,9 +24,6 @@ class SkillLoad:
     known: bool
     classes: int
     skills: int
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def land_skills(
@@ -70,7 +67,7 @@ def land_skills(
                 file_bytes=len(content),
                 file_mtime_ns=mtime_ns,
                 received_at=received_at or database.utc_now(),
-                seconds=time.perf_counter() - started,
+                seconds=round(time.perf_counter() - started, 3),
             )
     return load(load_id, known=False)
 

@@ -428,14 +428,6 @@ class Import:
             self.catalogue is not None and not self.catalogue.known
         )
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            **vars(self),
-            "load": asdict(self.load) if self.load else None,
-            "catalogue": self.catalogue.as_json() if self.catalogue else None,
-            "seconds": round(self.seconds, 3),
-        }
-
 
 def import_lms(
     path: Path,
@@ -479,7 +471,7 @@ def import_lms(
         courses=courses,
         sections=sum(each.is_section for each in by_id.values()),
         left=left,
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 3),
     )
 
 

@@ -167,7 +167,7 @@ def quiz_register_command(as_json: AsJson = False) -> None:
     path = settings().quiz_register
     quizzes = quiz_register.read(path).quizzes
     if as_json:
-        print_json([asdict(quiz) for quiz in quizzes])
+        print_json(quizzes)
         return
     table = Table(*quiz_register.COLUMNS, title=str(path))
     for quiz in quizzes:

@@ -35,7 +35,7 @@ def show_contracts(
         return
     usage = versions.usage(settings().warehouse)
     if as_json:
-        print_json([version.as_json() for version in usage])
+        print_json(usage)
         return
     print_table(
         "Contracts",

@@ -61,7 +61,7 @@ def erase_command(
         dry_run=dry_run,
     )
     if as_json:
-        print_json(result.as_json())
+        print_json(result)
         return
     would_be = "would be " if dry_run else ""
     print_table(

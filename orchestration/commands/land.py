@@ -113,7 +113,7 @@ def catalogue(
     if skills is not None:
         landed = land_skills(skills, settings().warehouse)
         if as_json:
-            print_json(landed.as_json())
+            print_json(landed)
             return
         what = "known already" if landed.known else "landed"
         print_table(
@@ -129,7 +129,7 @@ def catalogue(
         for file in catalogues.snapshot_files(path)
     ]
     if as_json:
-        print_json([load.as_json() for load in loads])
+        print_json(loads)
         return
     print_table(
         "Catalogue",

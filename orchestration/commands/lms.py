@@ -38,7 +38,7 @@ def import_command(file: File, as_json: AsJson = False) -> None:
         file, settings().warehouse, settings().landing, register=register
     )
     if as_json:
-        print_json(result.as_json())
+        print_json(result)
     else:
         _show_import(result)
     for failure in result.failures:

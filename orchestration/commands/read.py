@@ -80,7 +80,7 @@ def export(
 
     written = query.export(settings().warehouse, table, form, path)
     if as_json:
-        print_json(written.as_json())
+        print_json(written)
     else:
         output.print(
             f"{written.rows:,} rows in {written.path}", markup=False, soft_wrap=True
@@ -104,7 +104,7 @@ def sandbox(
     if name is None:
         found = sandboxes.sandboxes(path)
         if as_json:
-            print_json([each.as_json() for each in found])
+            print_json(found)
         else:
             print_table(
                 "",
@@ -121,7 +121,7 @@ def sandbox(
         return
     made = sandboxes.make(path, name)
     if as_json:
-        print_json(made.as_json())
+        print_json(made)
         return
     place = short_path(made.path)
     for line in (

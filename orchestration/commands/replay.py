@@ -145,7 +145,7 @@ def _undo(as_json: bool) -> None:
 
     undone = undo(settings().warehouse)
     if as_json:
-        print_json(undone.as_json())
+        print_json(undone)
         return
     print_table(
         f"Put back, as it was before {undone.scope} was applied at "

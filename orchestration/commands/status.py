@@ -26,7 +26,7 @@ def status(as_json: AsJson = False) -> None:
 
     state = read_status(settings().warehouse)
     if as_json:
-        print_json(state.as_json())
+        print_json(state)
         return
     print_table(
         f"{state.warehouse} ({state.bytes / 1e6:.1f} MB)",

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,13 @@ def settings() -> Settings:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """A result with all its fields; times in UTC, as RFC 3339."""
+    builtins = msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=str)
+    print(json.dumps(builtins, indent=2, ensure_ascii=False, default=_as_rfc_3339))
+
+
+def _as_rfc_3339(moment: datetime) -> str:
+    return f"{moment.isoformat()}Z" if moment.tzinfo is None else moment.isoformat()
 
 
 def print_table(

@@ -100,7 +100,7 @@ class Derivation:
                 {"name": node.name, "message": node.message} for node in self.failures
             ],
             "skipped": [node.name for node in self.nodes if node.status == "skipped"],
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
         }
 
 
@@ -130,7 +130,7 @@ def derive(
             if rebuild:
                 bookkeeping.forget_checks(connection)
             elif if_needed and bookkeeping.is_up_to_date(connection, edition):
-                seconds = time.perf_counter() - started
+                seconds = round(time.perf_counter() - started, 3)
                 return Derivation((), seconds, nothing_new=True)
             else:
                 bookkeeping.forget_checks(connection, of_other_than=edition)
@@ -202,7 +202,8 @@ def derive_shadow(
         with_variables(arguments, given), warehouse_path, shadow, manifest
     ).result
     derivation = Derivation(
-        tuple(_node(result) for result in results), time.perf_counter() - started
+        tuple(_node(result) for result in results),
+        round(time.perf_counter() - started, 3),
     )
     return derivation, dbt_project.relations(manifest)
 
@@ -225,7 +226,8 @@ def derive_sandbox(
         ).result
     return (
         Derivation(
-            tuple(_node(result) for result in results), time.perf_counter() - started
+            tuple(_node(result) for result in results),
+            round(time.perf_counter() - started, 3),
         ),
         Project.of(manifest),
     )
@@ -248,7 +250,8 @@ def _run(
     started = time.perf_counter()
     results = invoke(arguments, warehouse_path).result
     return Derivation(
-        tuple(_node(result) for result in results), time.perf_counter() - started
+        tuple(_node(result) for result in results),
+        round(time.perf_counter() - started, 3),
     )
 
 

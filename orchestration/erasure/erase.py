@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -64,9 +63,6 @@ class Erasure:
     bytes_before: int
     bytes_after: int
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ def erase(
         left=left,
         bytes_before=bytes_before,
         bytes_after=warehouse_path.stat().st_size,
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 3),
     )
 
 

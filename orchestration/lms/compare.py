@@ -131,7 +131,7 @@ class LmsComparison:
             "differences": len(self.differences),
             "unexplained": self.unexplained,
             "causes": self.by_cause(),
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
         }
 
 
@@ -177,7 +177,7 @@ def compare_lms(
         same_rows=rows - different,
         different_rows=different,
         differences=tuple(differences),
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 3),
     )
 
 

@@ -58,7 +58,6 @@ class AsOf:
         return {
             **vars(self),
             "answers": {answer.table: answer.as_json() for answer in self.answers},
-            "seconds": round(self.seconds, 3),
         }
 
 
@@ -112,7 +111,7 @@ def as_of(
             answers = tuple(
                 _answer(connection, table, chosen, limit, output) for table in ANSWERS
             )
-    return AsOf(moment, loads, events, answers, time.perf_counter() - started)
+    return AsOf(moment, loads, events, answers, round(time.perf_counter() - started, 3))
 
 
 def _answer(

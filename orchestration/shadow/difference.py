@@ -54,9 +54,6 @@ class Difference:
     def is_empty(self) -> bool:
         return not (self.added or self.gone or self.changed or self.other_columns)
 
-    def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "examples": [vars(example) for example in self.examples]}
-
 
 def compare(
     connection: duckdb.DuckDBPyConnection,

@@ -90,12 +90,6 @@ class Table:
         for example in self.difference.examples:
             yield _described(example.change, example.key, example.columns)
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            **vars(self),
-            "difference": self.difference and self.difference.as_json(),
-        }
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -191,11 +185,6 @@ class Reconciliation:
             "problems": self.problems,
             **vars(self),
             "lines": {**asdict(self.lines), "unaccounted": self.lines.unaccounted},
-            "broken_loads": [asdict(load) for load in self.broken_loads],
-            "tables": [table.as_json() for table in self.tables],
-            "gaps": [asdict(gap) for gap in self.gaps],
-            "missing_sources": [asdict(source) for source in self.missing_sources],
-            "seconds": round(self.seconds, 3),
         }
 
 
@@ -245,7 +234,7 @@ def reconcile(
     except duckdb.Error as error:
         reason = first_line(error)
         raise WarehouseError(f"{warehouse_path}: {reason}") from error
-    return replace(found, seconds=time.perf_counter() - started)
+    return replace(found, seconds=round(time.perf_counter() - started, 3))
 
 
 def _reconcile(

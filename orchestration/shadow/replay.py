@@ -106,8 +106,6 @@ class Replay:
         return {
             **vars(self),
             "is_same": self.is_same,
-            "differences": [difference.as_json() for difference in self.differences],
-            "seconds": round(self.seconds, 3),
         }
 
 
@@ -145,7 +143,7 @@ def replay(
         if found:
             if found.applied:
                 snapshot.publish_again(warehouse_path)
-            return replace(found, seconds=time.perf_counter() - started)
+            return replace(found, seconds=round(time.perf_counter() - started, 3))
     raise WarehouseError(
         f"{warehouse_path}: refreshed, replayed or erased from {ATTEMPTS} times in the "
         "meantime; nothing was changed: run this when it is quiet"

@@ -43,9 +43,6 @@ class Sandbox:
     load_id: int
     bytes: int
 
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Diff:
@@ -68,9 +65,7 @@ class Diff:
     def as_json(self) -> dict[str, Any]:
         return {
             **vars(self),
-            "differences": [each.as_json() for each in self.differences],
             "build": self.build.as_json(),
-            "seconds": round(self.seconds, 3),
         }
 
 
@@ -153,7 +148,7 @@ def diff(
         compared=len(differences),
         differences=tuple(each for each in differences if not each.is_empty),
         build=derivation,
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 3),
     )
 
 

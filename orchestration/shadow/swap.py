@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -39,9 +38,6 @@ class Undone:
     scope: str
     applied_at: datetime
     tables: dict[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def state_of(made: Shadow, *, is_part: bool) -> list[Relation]:
