@@ -1,6 +1,8 @@
 """Reading the published snapshot: questions, and files of whole tables."""
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError, first_line
+from ingest.store import database, outputs
 from ingest.store.database import sql_path
-from ingest.store.files import new_file
+from ingest.store.files import hidden, new_file
 from serving import published
 
 RELATIONS = """
@@ -34,13 +37,23 @@ class Answer:
 
 
 def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> Answer:
-    """Raises `WarehouseError` with DuckDB's own words, in one line."""
+    """Raises `WarehouseError` with DuckDB's own words, in one line, and for what is no
+    question but could write a file."""
     try:
+        published.check_question(connection, sql)
         result = connection.execute(sql)
         columns = tuple(name for name, *_ in result.description or ())
         return Answer(columns, tuple(result.fetchall()))
     except duckdb.Error as error:
         raise WarehouseError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def opened_live(warehouse_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse itself, as closed to other files as the snapshot."""
+    with database.open_for_reading(warehouse_path) as connection:
+        published.seal(connection)
+        yield connection
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,8 @@ def export(
     The file is whole or not there. Raises `WarehouseError`.
     """
     path = path or Path(f"{table.rsplit('.', maxsplit=1)[-1]}.{file_format}")
-    with published.opened(warehouse_path) as connection:
+    outputs.check(path, warehouse_path)
+    with published.opened(warehouse_path, writes=hidden(path)) as connection:
         names = [name for (name,) in connection.execute(RELATIONS).fetchall()]
         if table not in names:
             likely = difflib.get_close_matches(table, names, n=3, cutoff=0.3)
@@ -94,7 +108,8 @@ def _write(
                 rows += batch.num_rows
         return rows
     options = "format csv, header true" if file_format == "csv" else "format parquet"
+    # It is the hidden file already, and the only one that may be written.
     [[count]] = connection.execute(
-        f"copy (from {table}) to {sql_path(path)} ({options})"
+        f"copy (from {table}) to {sql_path(path)} ({options}, use_tmp_file false)"
     ).fetchall()
     return int(count)

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 
 from ingest.errors import WarehouseError
+from serving import published
 from serving.access import Scope
-from serving.published import connect
 
 Row = dict[str, Any]
 
@@ -139,14 +139,12 @@ class Follower:
         with self._lock:
             file = self.newest()
             if file != self._file or self._connection is None:
-                # Under its own name: under the link's, DuckDB would go on with the file
-                # that this process has open already.
-                self._connection = connect(file)
+                self._connection = published.connect(file)
                 self._file = file
                 self._says = _says(self._connection)
             connection, says = self._connection.cursor(), self._says
         with contextlib.closing(connection):
-            connection.execute("set timezone = 'UTC'")
+            published.use(connection, file)
             if self._now:
                 connection.execute(f"set variable now = '{self._now}'")
             yield Reader(connection, scope, *says)

@@ -69,6 +69,7 @@ class LmsWarehouse:
         """
         with published.opened(self.path) as connection:
             try:
+                published.check_question(connection, sql)
                 return connection.execute(sql, list(parameters)).df()
             except duckdb.Error as error:
                 raise WarehouseError(first_line(error)) from error

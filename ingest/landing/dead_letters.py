@@ -21,7 +21,7 @@ import duckdb
 from ingest.errors import WarehouseError
 from ingest.landing import lines, loads
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
-from ingest.store import database, files
+from ingest.store import database, outputs
 
 # What stands for the file of a load that is a retry.
 RETRY_SOURCE = "dead letters"
@@ -380,7 +380,7 @@ def export(
     condition, parameters = _condition(selection, now)
     written = truncated = 0
     with (
-        _new_file(file) as target,
+        _new_file(file, warehouse_path) as target,
         database.open_for_reading(warehouse_path) as connection,
     ):
         result = connection.execute(
@@ -408,12 +408,15 @@ def export(
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
+def _new_file(path: Path, warehouse_path: Path) -> Iterator[BinaryIO]:
     """A file that is there when it is finished, or not at all."""
     if path.exists():
         raise WarehouseError(f"{path}: exists; name a new file")
     try:
-        with files.new_file(path) as unfinished, unfinished.open("wb") as file:
+        with (
+            outputs.new_output(path, warehouse_path) as unfinished,
+            unfinished.open("wb") as file,
+        ):
             yield file
     except OSError as error:
         raise WarehouseError(

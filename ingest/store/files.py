@@ -31,6 +31,11 @@ def rename_durably(unfinished: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def hidden(path: Path) -> Path:
+    """Where what becomes `path` is written."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Where to write what becomes `path` at the end of the block.
@@ -38,7 +43,7 @@ def new_file(path: Path) -> Iterator[Path]:
     An error in the block leaves nothing behind. A killed process may leave the hidden
     file; the next call for the same path overwrites it.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = hidden(path)
     try:
         yield unfinished
         rename_durably(unfinished, path)

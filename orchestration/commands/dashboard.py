@@ -10,6 +10,7 @@ import typer
 
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
+from ingest.store import outputs
 from orchestration.commands.terminal import (
     AsJson,
     output,
@@ -122,6 +123,7 @@ def snapshot(
 
     published = settings().published_snapshot
     if without_names:
+        outputs.check(path, settings().warehouse)
         written = nameless.write(
             published, path, nameless.read_key(key_file), now=settings().now or None
         )

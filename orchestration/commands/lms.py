@@ -116,7 +116,7 @@ def compare_command(
         file, settings().warehouse, quiz_register.read(settings().quiz_register)
     )
     if csv:
-        write_csv(found, csv)
+        write_csv(found, csv, settings().warehouse)
     if as_json:
         print_json(found.as_json())
     else:

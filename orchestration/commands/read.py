@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     output,
@@ -35,9 +34,7 @@ def query(
     from serving import published, query
 
     path = settings().warehouse
-    with (
-        database.open_for_reading(path) if live else published.opened(path)
-    ) as connection:
+    with query.opened_live(path) if live else published.opened(path) as connection:
         answer = query.ask(connection, sql)
     if as_json:
         print_json(answer.as_json())

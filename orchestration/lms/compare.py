@@ -37,7 +37,7 @@ from ingest.lms.importer import (
     in_utc,
     payload_of,
 )
-from ingest.store import database, tombstones
+from ingest.store import database, outputs, tombstones
 from orchestration.lms import rules
 from orchestration.lms.rules import (
     COLUMNS,
@@ -181,14 +181,17 @@ def compare_lms(
     )
 
 
-def write_csv(comparison: LmsComparison, path: Path) -> None:
+def write_csv(comparison: LmsComparison, path: Path, warehouse_path: Path) -> None:
     """One line a difference. Raises `WarehouseError` where it cannot be written."""
     names = (
         *("user_id", "class_id", "column", "theirs", "ours", "their_rule_gives"),
         *("cause", "evidence"),
     )
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with (
+            outputs.new_output(path, warehouse_path) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(names)
             for each in comparison.differences:

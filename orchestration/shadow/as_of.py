@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from ingest.store import database
+from ingest.store import database, outputs
 from orchestration.shadow import shadow
 from orchestration.shadow.shadow import LIVE
 
@@ -109,7 +109,8 @@ def as_of(
         chosen = {"user_id": users, "class_id": classes, "course_id": courses}
         with shadow.opened(path, warehouse_path) as connection:
             answers = tuple(
-                _answer(connection, table, chosen, limit, output) for table in ANSWERS
+                _answer(connection, table, chosen, limit, output, warehouse_path)
+                for table in ANSWERS
             )
     return AsOf(moment, loads, events, answers, round(time.perf_counter() - started, 3))
 
@@ -120,6 +121,7 @@ def _answer(
     chosen: Mapping[str, Sequence[str]],
     limit: int | None,
     output: Path | None,
+    warehouse_path: Path,
 ) -> Answer:
     columns = [name for name, *_ in connection.execute(f"describe {table}").fetchall()]
     wanted = {
@@ -138,9 +140,13 @@ def _answer(
         wanted,
     )
     if output is not None:
+        file = output / f"{table.split('.')[1]}.parquet"
+        outputs.check(file, warehouse_path)
         output.mkdir(parents=True, exist_ok=True)
-        file = str(output / f"{table.split('.')[1]}.parquet").replace("'", "''")
-        connection.execute(f"copy answer to '{file}' (format parquet)")
+        with outputs.new_output(file, warehouse_path) as unfinished:
+            connection.execute(
+                f"copy answer to {database.sql_path(unfinished)} (format parquet)"
+            )
     [[row_count]] = connection.execute("select count(*) from answer").fetchall()
     rows = connection.execute(
         "from answer" + ("" if limit is None else f" limit {limit:d}")

@@ -17,6 +17,7 @@ warehouse, or of one from which no learner had been erased yet.
 """
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -150,8 +151,10 @@ def _publish(
 ) -> Snapshot:
     if start_over:
         # What a reader that was killed had no memory for.
-        link = folder.current.with_name(f"{folder.current.name}.tmp")
-        for spilled in (link, *folder.own.glob("*.duckdb.tmp")):
+        for spilled in (
+            *folder.current.parent.glob(f"{glob.escape(folder.current.name)}.*tmp"),
+            *folder.own.glob("*.duckdb.*tmp"),
+        ):
             shutil.rmtree(spilled, ignore_errors=True)
     load_id = _derived_through(connection)
     state = state_fingerprint(connection, LIVE)

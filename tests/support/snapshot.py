@@ -1,7 +1,11 @@
 """What a snapshot must be."""
 
+from pathlib import Path
+
 import duckdb
 
+from orchestration.derive import dbt_project
+from orchestration.snapshot import snapshot
 from serving.published import snapshot_path
 from tests.support.builders import Warehouse
 
@@ -33,3 +37,34 @@ def is_as_the_warehouse(warehouse: Warehouse) -> int:
             "select changes from copy.published.snapshot"
         ).fetchall()
         return int(changes)
+
+
+def publish_without_dbt(warehouse: Warehouse) -> Path:
+    """Publishes what was landed with one derived table; where the snapshot is."""
+    seeds = "".join(
+        f"create schema if not exists {seed.split('.')[0]}; "
+        f"create table if not exists {seed} (value integer); "
+        for seed in dbt_project.seeds()
+    )
+    warehouse.execute(
+        f"""
+        create schema if not exists bookkeeping;
+        create table if not exists bookkeeping.watermark (
+            model varchar, load_id bigint, rule_fingerprint varchar,
+            consumed_at timestamp, row_key varchar
+        );
+        delete from bookkeeping.watermark;
+        insert into bookkeeping.watermark
+        select 'prj_example', (select max(load_id) from raw.load), '', now(), null;
+        create schema if not exists projections;
+        create or replace table projections.prj_example as
+        select user_id, count(*) as event_count, max(load_id) as load_id
+        from raw.lms_event group by user_id;
+        create schema if not exists progress;
+        create view if not exists progress.v_example as
+        select user_id, event_count from projections.prj_example;
+        {seeds}
+        """
+    )
+    snapshot.publish(warehouse.path)
+    return snapshot_path(warehouse.path)

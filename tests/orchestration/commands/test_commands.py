@@ -212,4 +212,4 @@ def test_an_error_in_a_query_is_one_line(folder: Path) -> None:
     write_lines(folder / "a.ndjson", [ping("e1")])
     warehouse("land", "a.ndjson")
     assert "Catalog Error" in error_of("query", "--live", "from nothing_there")
-    assert "read-only" in error_of("query", "--live", "create table x (y int)")
+    assert "only reads" in error_of("query", "--live", "create table x (y int)")

@@ -526,7 +526,7 @@ def test_rows_add_up_and_a_dump_is_compared_as_its_database(
     assert sum(cause["differences"] for cause in counted) == len(comparison.differences)
     from_dump = compare_lms(lms.dump(), warehouse.path)
     assert from_dump.differences == comparison.differences
-    write_csv(from_dump, tmp_path / "differences.csv")
+    write_csv(from_dump, tmp_path / "differences.csv", tmp_path / "w.duckdb")
     with (tmp_path / "differences.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(comparison.differences)
