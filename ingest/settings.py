@@ -19,6 +19,17 @@ from ingest.errors import WarehouseError
 _VARIABLE = "variable"
 
 
+def project_folder() -> Path | None:
+    """The nearest checkout of the project: this folder, or one above it."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        with contextlib.suppress(OSError):
+            text = (folder / "dbt_project" / "dbt_project.yml").read_text("utf-8")
+            if re.search(r"^name: lms_warehouse$", text, re.MULTILINE):
+                return folder
+    return None
+
+
 @dataclass(frozen=True)
 class Variable:
     """One variable of the environment. `read` makes the field's value of its text."""
@@ -99,7 +110,8 @@ class Settings:
     warehouse: Path = _set_by(
         "LMS_WAREHOUSE",
         "data/warehouse.duckdb",
-        "the warehouse, one DuckDB file",
+        "the warehouse, one DuckDB file; a relative default is in the project that one "
+        "stands in, or else in this folder",
         _path,
     )
     landing: Path = _set_by(
@@ -302,12 +314,16 @@ class Settings:
         Raises `WarehouseError`, one line that names the variable.
         """
         found: dict[str, Any] = {}
+        in_project = project_folder() or Path()
         for field in dataclasses.fields(cls):
             variable: Variable = field.metadata[_VARIABLE]
             if text := environment.get(variable.name):
                 found[field.name] = variable.read(variable.name, text)
             elif field.name not in _OTHER_DEFAULTS:
-                found[field.name] = variable.read(variable.name, variable.default)
+                default = variable.default
+                if variable.read is _path:
+                    default = str(in_project / default)
+                found[field.name] = variable.read(variable.name, default)
         warehouse, landing = found["warehouse"], found["landing"]
         others = {
             name: default(warehouse, landing)

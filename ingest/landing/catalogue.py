@@ -218,7 +218,7 @@ def land_catalogue(
         classes=len(rows),
         courses=len({row.course_id for row in rows}),
     )
-    with database.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path, make=True) as connection:
         known = _known_load(connection, file_sha256, given)
         if known is not None:
             return replace(load, load_id=known, known=True)

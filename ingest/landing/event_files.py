@@ -158,7 +158,7 @@ def land(
     after each chunk how many lines of a file were taken. Raises `WarehouseError` when
     the warehouse itself cannot be written.
     """
-    with database.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path, make=True) as connection:
         # Every row carries its file and line: their order in the table says nothing.
         connection.execute("set preserve_insertion_order = false")
         # A chunk's size is unknown to DuckDB: joins are made as they are written.

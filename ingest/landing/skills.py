@@ -45,7 +45,7 @@ def land_skills(
             str(path), load_id, known, len(set(class_ids)), len(set(skill_ids))
         )
 
-    with database.open_for_writing(warehouse_path) as connection:
+    with database.open_for_writing(warehouse_path, make=True) as connection:
         newest = connection.execute(
             "select load_id, file_sha256 from raw.load where kind = 'skills' "
             "order by load_id desc limit 1"

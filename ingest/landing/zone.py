@@ -115,7 +115,7 @@ def land_zone(zone: Path, warehouse_path: Path) -> ZoneLanding:
 
     Raises `WarehouseError` when the warehouse itself cannot be written.
     """
-    with database.open_for_writing(warehouse_path):
+    with database.open_for_writing(warehouse_path, make=True):
         pass
     to_take = pending(files_in(zone), warehouse_path)
     snapshots, failures = [], []

@@ -572,7 +572,9 @@ class _Sifting:
         rows = events(self._export)
         try:
             with (
-                database.open_for_writing(self._warehouse_path) as connection,
+                database.open_for_writing(
+                    self._warehouse_path, make=True
+                ) as connection,
                 database.transaction(connection),
                 unfinished.open("w", encoding="utf-8") as file,
             ):

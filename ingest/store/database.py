@@ -212,22 +212,34 @@ def _remove_unmade(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
+def must_exist(path: Path) -> None:
+    """Raises `WarehouseError` when there is no warehouse."""
+    if not path.exists():
+        raise WarehouseError(
+            f"{path}: no warehouse there; land events first (`warehouse land PATH`), "
+            "or set LMS_WAREHOUSE"
+        )
+
+
 @contextlib.contextmanager
 def open_for_writing(
-    path: Path, *, wait_sec: float | None = None
+    path: Path, *, make: bool = False, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse as its only writer, made with what is missing of its `raw` schema.
+    """The warehouse as its only writer, with what is missing of its `raw` schema made.
 
-    Raises `WarehouseError` when the file is locked for longer than `wait_sec`
-    (`lock_wait_sec()` if not given), is damaged, belongs to something else or cannot be
-    written.
+    Only what lands may `make` the file: with a mistyped path, anything else would work
+    on an empty warehouse, and say that all is well. Raises `WarehouseError` when there
+    is none, or it is locked for longer than `wait_sec` (`lock_wait_sec()` if not
+    given), is damaged, belongs to something else or cannot be written.
     """
+    if not make:
+        must_exist(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
     with _one_writer_in_this_process:
-        while not path.exists():
+        while make and not path.exists():
             _make(path)
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
@@ -244,11 +256,7 @@ def open_for_reading(
     path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, read-only. Raises `WarehouseError` when there is none."""
-    if not path.exists():
-        raise WarehouseError(
-            f"{path}: no warehouse there; land events first (`warehouse land PATH`), "
-            "or set LMS_WAREHOUSE"
-        )
+    must_exist(path)
     with _one_writer_in_this_process:
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:

@@ -55,7 +55,7 @@ def read_columns() -> Columns:
 
 
 def _find_columns(manifest: dict[str, Any], scratch: Path) -> Columns:
-    with database.open_for_writing(scratch):
+    with database.open_for_writing(scratch, make=True):
         pass
     code = dbt_runner.compile_models(scratch)
     nodes: dict[str, Any] = {

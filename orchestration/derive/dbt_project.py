@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingest.settings import Settings
+from ingest.settings import Settings, project_folder
 
-DBT_PROJECT = Path(__file__).parents[2] / "dbt_project"
+# Of the checkout that one stands in, whose models one may have edited, or else the one
+# that was installed with this package.
+DBT_PROJECT = (project_folder() or Path(__file__).parents[2]) / "dbt_project"
 
 # The generic tests that say by which columns a row is known.
 _KEY_TESTS = ("unique_combination", "key_and_conditions")

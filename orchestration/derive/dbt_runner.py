@@ -239,8 +239,8 @@ def _run(
     select: Sequence[str],
     variables: Mapping[str, Any] | None,
 ) -> Derivation:
-    # Opening the file makes `raw` where there is none, waits for the lock, and says
-    # in one line what is wrong with a file that cannot be used.
+    # Opening the file makes what is missing of `raw`, waits for the lock, and says in
+    # one line what is wrong with a file that cannot be used.
     with database.open_for_writing(warehouse_path):
         pass
     if select:

@@ -55,11 +55,6 @@ def opened(
     warehouse_path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, for writing, with the tables of the outbox in it."""
-    if not warehouse_path.exists():
-        raise WarehouseError(
-            f"{warehouse_path}: no warehouse there; land events first "
-            "(`warehouse land PATH`), or set LMS_WAREHOUSE"
-        )
     with database.open_for_writing(warehouse_path, wait_sec=wait_sec) as connection:
         if _watermark_table(connection) == "place":  # an earlier version made it
             connection.execute("alter table outbox.place rename to watermark")

@@ -87,13 +87,14 @@ def make(warehouse_path: Path, name: str) -> Sandbox:
             f"{path}: is there already; `warehouse sandbox {name} --remove` removes it"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Opened, so that it is there until it is copied, whatever is published.
-        with published.opened(warehouse_path), files.new_file(path) as unfinished:
+        with published.opened(warehouse_path):
             newest = published.snapshot_path(warehouse_path).resolve()
-            shutil.copyfile(newest, unfinished)
-            with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
-                _complete_raw(connection)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.new_file(path) as unfinished:
+                shutil.copyfile(newest, unfinished)
+                with contextlib.closing(duckdb.connect(str(unfinished))) as connection:
+                    _complete_raw(connection)
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
     return _described(path)

@@ -104,6 +104,7 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
     neither: for when a learner was erased. Interrupted anywhere, the snapshot before
     stays, and the next call ends where an unbroken one does. Raises `WarehouseError`.
     """
+    database.must_exist(warehouse_path)
     folder = _Folder.of(warehouse_path)
     try:
         with folder.alone(), _attached(warehouse_path, folder) as connection:

@@ -124,7 +124,7 @@ def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
 
 
 def make_warehouse(warehouse_path: Path) -> None:
-    with open_for_writing(warehouse_path):
+    with open_for_writing(warehouse_path, make=True):
         pass
 
 
@@ -301,7 +301,7 @@ def test_two_processes_that_land_the_same_events_land_each_once(
         write_lines(warehouse.folder / "b.ndjson", [*reversed(events), b"{"]),
     ]
     # Both find the warehouse held, and go for it as soon as it is free.
-    with open_for_writing(warehouse.path):
+    with open_for_writing(warehouse.path, make=True):
         both = [processes.start(land, [file], warehouse.path) for file in files]
         time.sleep(0.3)
     for process in both:

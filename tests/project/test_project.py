@@ -41,10 +41,12 @@ def test_every_model_seed_and_column_is_described(manifest: dict[str, Any]) -> N
 def test_every_column_that_is_built_is_documented(
     manifest: dict[str, Any], tmp_path: Path
 ) -> None:
-    from ingest.store.database import open_for_reading
+    from ingest.store.database import open_for_reading, open_for_writing
     from orchestration.derive.dbt_runner import derive
 
     path = tmp_path / "warehouse.duckdb"
+    with open_for_writing(path, make=True):
+        pass
     assert derive(path).succeeded
     documented = {
         (node["schema"], node["alias"], column)
@@ -126,9 +128,12 @@ def test_a_public_model_says_its_key_and_what_counts_learners(
 
 
 def test_dbts_own_unit_tests_pass(dbt: None, tmp_path: Path) -> None:
+    from ingest.store.database import open_for_writing
     from orchestration.derive.dbt_runner import derive, unit_test
 
     path = tmp_path / "warehouse.duckdb"
+    with open_for_writing(path, make=True):
+        pass
     assert derive(path).succeeded
     result = unit_test(path)
 

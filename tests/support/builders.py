@@ -150,7 +150,7 @@ def _in_which_nothing_was_landed() -> bytes:
     """The file of a warehouse."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "warehouse.duckdb"
-        with open_for_writing(path):
+        with open_for_writing(path, make=True):
             pass
         return path.read_bytes()
 
@@ -252,6 +252,7 @@ class Warehouse:
     ) -> Any:
         from orchestration.derive.dbt_runner import derive
 
+        self._make()
         given = {"now": NOW, **variables}
         is_all = select == ALL_MODELS
         if is_all and not rebuild and self._made and self._made == self._makes(given):
@@ -282,6 +283,7 @@ class Warehouse:
         return variables, edition, made
 
     def execute(self, statement: str) -> None:
+        self._make()
         with open_for_writing(self.path) as connection:
             connection.execute(statement)
 

@@ -98,7 +98,7 @@ def test_bytes_that_were_read_another_way_are_landed_again(
 ) -> None:
     file = tmp_path / "a.ndjson"
     file.write_bytes(gzip.compress(CONTENT))
-    with open_for_writing(warehouse.path) as connection:
+    with open_for_writing(warehouse.path, make=True) as connection:
         # As the version did that went by the name.
         connection.execute(
             """

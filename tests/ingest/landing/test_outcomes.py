@@ -1424,7 +1424,7 @@ def test_every_line_ends_where_the_oracle_says_and_is_read_as_it_says(
 
 def test_a_load_holds_one_chunk_however_long_its_file_is(warehouse: Warehouse) -> None:
     held = []
-    with open_for_writing(warehouse.path) as connection:
+    with open_for_writing(warehouse.path, make=True) as connection:
         table = ChunkTable(connection)
         connection.execute("begin")
         before = pa.total_allocated_bytes()

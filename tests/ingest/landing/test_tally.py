@@ -562,7 +562,7 @@ def test_an_erased_learners_submission_is_not_kept(
     from ingest.store import tombstones
     from ingest.store.database import open_for_writing
 
-    with open_for_writing(warehouse.path) as connection:
+    with open_for_writing(warehouse.path, make=True) as connection:
         tombstones.put(
             connection, ["ada"], reason="asked", erased_at=datetime(2026, 1, 1)
         )

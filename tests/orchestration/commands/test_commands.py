@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from typer.testing import CliRunner
 
+from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from tests.support.builders import ping, quiz, write_lines
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
@@ -206,6 +210,53 @@ def test_every_command_has_help() -> None:
     assert {"land", "catalogue", "refresh", "rebuild", "status", "demo-data"} <= set(
         names
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("refresh", "rebuild", "check", "status", "reconcile", "publish", "shell"),
+        *("replay", "replay --apply", "replay --undo", "replay --as-of 2026-01-01"),
+        *("query 'select 1'", "query --live 'select 1'", "export raw.load"),
+        *("sandbox mine", "diff mine", "why u1 c1", "snapshot --without-names"),
+        *("dead-letters list", "dead-letters retry --all"),
+        "dead-letters discard --all --why old",
+        *("erase --user u1 --reason asked", "compare-lms export.db"),
+    ],
+)
+def test_only_what_lands_makes_a_warehouse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from orchestration.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMS_WAREHOUSE", raising=False)
+    if command.startswith("compare-lms"):
+        (tmp_path / "export.db").touch()
+    before = {*tmp_path.rglob("*")}
+
+    failed = CliRunner().invoke(app, shlex.split(command)).exception
+
+    assert isinstance(failed, WarehouseError), failed
+    assert str(tmp_path) in str(failed) or "mine" in str(failed)
+    assert {*tmp_path.rglob("*")} == before
+
+
+def test_a_warehouse_is_looked_for_in_the_project_that_one_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project" / "docs" / "runbooks"
+    folder.mkdir(parents=True)
+    dbt_project = tmp_path / "project" / "dbt_project"
+    dbt_project.mkdir()
+    monkeypatch.chdir(folder)
+    assert Settings.from_environment({}).warehouse.is_relative_to(folder)
+
+    (dbt_project / "dbt_project.yml").write_text("name: lms_warehouse\n")
+
+    settings = Settings.from_environment({"LMS_LANDING": "mine"})
+    assert settings.warehouse == tmp_path / "project" / "data" / "warehouse.duckdb"
+    assert settings.landing == folder / "mine"
 
 
 def test_an_error_in_a_query_is_one_line(folder: Path) -> None:

@@ -486,7 +486,7 @@ def test_as_of_a_moment_is_a_warehouse_that_was_given_what_had_come_by_then(
         land_by(warehouse, log, Random(seed), datetime.max)
         land_by(earlier, log, Random(seed), now)
         if not earlier.path.exists():
-            with open_for_writing(earlier.path):
+            with open_for_writing(earlier.path, make=True):
                 pass
         earlier.refresh()
         if not warehouse.path.exists():
