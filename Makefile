@@ -24,7 +24,7 @@ help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 with its venv module" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 with its venv module" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "making $(VENV) from requirements.lock (a minute or two) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
@@ -32,9 +32,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## Land a demonstration landing zone, refresh, and print the answers
-	@test -d $(LMS_LANDING) || warehouse demo-data $(LMS_LANDING)
-	@warehouse catalogue $(LMS_LANDING)/catalogue
-	@warehouse land $(LMS_LANDING)/events
+	@test -d "$$LMS_LANDING" || warehouse demo-data "$$LMS_LANDING"
+	@warehouse catalogue "$$LMS_LANDING/catalogue"
+	@warehouse land "$$LMS_LANDING/events"
 	@warehouse refresh
 	@echo; echo "Learners' progress:"
 	@warehouse query "select * from progress.v_user_progress order by user_id, class_id limit 12"
@@ -48,8 +48,8 @@ dashboard: $(STAMP)  ## Open the dashboard on it (http://127.0.0.1:8501), at the
 	@warehouse dashboard --now "2026-10-23 00:00:00"
 
 dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)
-	@mkdir -p $(DAGSTER_HOME)
-	@cp orchestration/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@mkdir -p "$$DAGSTER_HOME"
+	@cp orchestration/dagster.yaml "$$DAGSTER_HOME/dagster.yaml"
 	dg dev --port 3000
 
 test: $(STAMP) chromium  ## Pass every test
@@ -81,7 +81,7 @@ $(LRS)/.made-from-the-lock: tests/requirements-lrs.txt
 	@touch $@
 
 test-lrs: $(STAMP) $(LRS)/.made-from-the-lock  ## Publish to a real learning record store
-	@LMS_TEST_LRS=$(CURDIR)/$(LRS)/bin pytest -m lrs tests
+	@LMS_TEST_LRS="$$PWD/$(LRS)/bin" pytest -m lrs tests
 
 bench-import: $(STAMP)  ## Time moving in: a dump of 100,000 events, imported and compared
 	@python benchmarks/import_lms.py
@@ -100,7 +100,7 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 	@ruff format --check .
 	@mypy
 	@lint-imports
-	@LMS_WAREHOUSE=$$(mktemp -d)/lint.duckdb sqlfluff lint dbt_project/models dbt_project/tests
+	@sqlfluff lint dbt_project/models dbt_project/tests
 	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 
 lock: $(STAMP)  ## Resolve the dependencies again into the two lock files

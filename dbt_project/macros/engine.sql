@@ -87,3 +87,11 @@
 {% macro field_of_members(column, field) -%}
     list_transform({{ column }}, lambda each: each['{{ field }}'])
 {%- endmacro %}
+
+{#- As dbt-duckdb has it, for a path with an apostrophe too. -#}
+{% macro duckdb__load_csv_rows(model, agate_table) %}
+    {%- set path = adapter.get_seed_file_path(model) | replace("'", "''") -%}
+    {%- set sql = 'copy ' ~ this ~ " from '" ~ path ~ "' (format csv, header true)" -%}
+    {%- do adapter.add_query(sql, abridge_sql_log=True) -%}
+    {{ return(sql) }}
+{% endmacro %}

@@ -27,10 +27,14 @@ from ingest.store.files import rename_durably, sync_folder
 Result = TypeVar("Result")
 
 
+def sql_text(text: str) -> str:
+    """A text as a literal in SQL, where no parameter can stand."""
+    return "'{}'".format(text.replace("'", "''"))
+
+
 def sql_path(path: Path) -> str:
-    """A path as a literal in SQL, where no parameter can stand."""
-    text = str(path).replace("'", "''")
-    return f"'{text}'"
+    """A path as a literal in SQL."""
+    return sql_text(str(path))
 
 
 def sql_name(*parts: str) -> str:
@@ -275,6 +279,15 @@ def open_for_reading(
             yield connection
         finally:
             connection.close()
+
+
+def wait_until_free(path: Path) -> None:
+    """Waits until the warehouse can be opened for writing, as `open_for_writing` does.
+
+    For who opens it by itself, as dbt does. Raises `WarehouseError`.
+    """
+    must_exist(path)
+    _connect(path, read_only=False, wait_sec=None).close()
 
 
 # A writer that had the old file open already finds it locked, not free, for so long.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.store.database import transaction
+from ingest.store.database import sql_name, sql_text, transaction
 from orchestration.derive import dbt_project
 
 # The schema of what is remembered; dbt's hook makes it (macros/incremental.sql).
@@ -32,18 +32,18 @@ def schemas() -> list[str]:
 
 
 def quoted_list(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
+    return ", ".join(sql_text(name) for name in names)
 
 
 def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
     """Names the definitions of all tables and views, and the seeds' contents."""
     layers = (
-        f"database_name = '{database}' "
+        f"database_name = {sql_text(database)} "
         f"and schema_name in ('raw', {quoted_list(schemas())})"
     )
     seeds = ",".join(
         f"(select string_agg(seed::varchar, ';' order by seed::varchar) "
-        f"from {database}.{seed} as seed)"
+        f"from {sql_name(database, *seed.split('.'))} as seed)"
         for seed in dbt_project.seeds()
     )
     [[found]] = connection.execute(
@@ -72,6 +72,7 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
     refresh, a replay, a repair) leaves another `consumed_at` there; dead
     letters, erasures and seeds change without one.
     """
+    name = sql_name(database)
     [[found]] = connection.execute(
         f"""
         select md5(concat_ws(
@@ -79,13 +80,13 @@ def state_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> s
             $1,
             (
                 select string_agg(watermark::varchar, ',' order by model)
-                from {database}.bookkeeping.watermark as watermark
+                from {name}.bookkeeping.watermark as watermark
             ),
             (
                 select concat_ws(' ', count(*), sum(attempts), max(load_id))
-                from {database}.raw.dead_letter
+                from {name}.raw.dead_letter
             ),
-            (select count(*) from {database}.raw.tombstone)
+            (select count(*) from {name}.raw.tombstone)
         ))
         """,
         [made_fingerprint(connection, database)],

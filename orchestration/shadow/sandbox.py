@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def folder(warehouse_path: Path) -> Path:
 
 
 def sandboxes(warehouse_path: Path) -> list[Sandbox]:
-    found = folder(warehouse_path).glob(f"*/{warehouse_path.name}")
+    found = folder(warehouse_path).glob(f"*/{escape(warehouse_path.name)}")
     return [_described(path) for path in sorted(found)]
 
 
@@ -107,7 +108,7 @@ def remove(warehouse_path: Path, name: str) -> None:
 
 def remove_all(warehouse_path: Path) -> None:
     """Removes every sandbox: a learner is erased, and they are copies."""
-    for path in folder(warehouse_path).glob(f"*/*{warehouse_path.name}*"):
+    for path in folder(warehouse_path).glob(f"*/*{escape(warehouse_path.name)}*"):
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
@@ -222,14 +223,15 @@ def _complete_raw(connection: duckdb.DuckDBPyConnection) -> None:
         "select database_name from duckdb_databases() "
         "where not internal and database_name != 'empty_'"
     ).fetchall()[0][0]
-    connection.execute(f'use "{own}"')
+    connection.execute(f"use {database.sql_name(own)}")
     missing = connection.execute(
-        f"""
+        """
         select table_name from duckdb_tables() where database_name = 'empty_'
         except
         select table_name from information_schema.tables
-        where table_catalog = '{own}' and table_schema = 'raw'
-        """
+        where table_catalog = $1 and table_schema = 'raw'
+        """,
+        [own],
     ).fetchall()
     for (table,) in missing:
         connection.execute(f"create table raw.{table} as from empty_.raw.{table}")

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def folder(warehouse_path: Path) -> Iterator[Path]:
 
 def remove_left_behind(warehouse_path: Path) -> None:
     """Removes the shadows beside the warehouse that nobody uses any more."""
-    for path in warehouse_path.parent.glob(f"{warehouse_path.name}.shadow-*"):
+    for path in warehouse_path.parent.glob(f"{escape(warehouse_path.name)}.shadow-*"):
         if (path / "lock").exists():  # else it is being made
             with (
                 contextlib.suppress(OSError),  # a timeout is one

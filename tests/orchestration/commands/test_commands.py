@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,40 @@ def test_every_command_has_help() -> None:
     assert {"land", "catalogue", "refresh", "rebuild", "status", "demo-data"} <= set(
         names
     )
+
+
+def test_a_path_may_have_any_characters(
+    dbt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestration.derive.dbt_project import DBT_PROJECT
+
+    checkout = tmp_path / """it's a "path" [1] ü"""
+    (checkout / "data").mkdir(parents=True)
+    without_target = shutil.ignore_patterns("target")
+    shutil.copytree(DBT_PROJECT, checkout / "dbt_project", ignore=without_target)
+    write_lines(checkout / "data" / "a.ndjson", [ping("e1", position=95)])
+    monkeypatch.chdir(checkout / "data")
+    monkeypatch.delenv("LMS_WAREHOUSE", raising=False)
+
+    assert as_json("land", "a.ndjson")["accepted"] == 1
+    assert as_json("refresh")["succeeded"]
+
+    [row] = as_json("query", "from progress.v_user_progress")
+    assert row["video_completed"] == 1
+    [event] = as_json("query", "select event_id from raw.lms_event")
+    assert event == {"event_id": "e1"}
+    shown = subprocess.run(
+        [
+            *(WAREHOUSE.with_name("dbt"), "--quiet", "show", "--inline", "select 7"),
+            *("--project-dir", "../dbt_project", "--profiles-dir", "../dbt_project"),
+        ],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert "7" in shown.stdout, shown.stdout
+    (checkout / "data" / "warehouse.duckdb").unlink()
+    assert "no warehouse there" in error_of("refresh")
 
 
 @pytest.mark.parametrize(
