@@ -267,8 +267,9 @@ class Settings:
     dashboard_access: Path | None = _set_by(
         "LMS_DASHBOARD_ACCESS",
         "none",
-        "who may see which courses and names in the dashboard, [a CSV "
-        "file](dashboard.md#sharing); without it everyone sees everything",
+        "who may see which courses and names in the dashboard and [over "
+        "HTTP](read-api.md#who-may-read-what), [a CSV file](dashboard.md#sharing); "
+        "without it everyone sees everything",
         _path,
     )
     dashboard_user_header: str = _set_by(

@@ -12,7 +12,6 @@ import typer
 
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
-from ingest.store.files import hide_from_strangers
 from orchestration.commands import (
     collect,
     contracts,
@@ -26,6 +25,7 @@ from orchestration.commands import (
     read,
     refresh,
     replay,
+    serve,
     status,
 )
 from orchestration.commands.terminal import errors, settings_of_this_run
@@ -42,7 +42,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 for family in (
     *(demo, collect, lms, land, dead_letters, refresh, status),
-    *(read, dashboard, publish, replay, erase, contracts),
+    *(read, dashboard, serve, publish, replay, erase, contracts),
 ):
     app.add_typer(family.commands)
 
@@ -62,7 +62,6 @@ _OF_THE_DISK = (
 
 def main() -> None:
     """Runs the command; every error that the user can mend is one line."""
-    hide_from_strangers()
     try:
         app()
     except WarehouseError as error:

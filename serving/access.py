@@ -34,15 +34,21 @@ class Scope:
         return Scope((course_id,) if is_in else (), self.sees_names)
 
 
+Rows = tuple[dict[str, str], ...]
+
+
 def scope_of(path: Path | None, viewer: str | None) -> Scope:
     """The scope that the file at `path` gives `viewer`; without a file, everything.
 
     A viewer whom the file does not name, or a request that names none, reads nothing.
     Raises `WarehouseError` that names the line that is wrong.
     """
-    if path is None:
-        return Scope()
-    rows = [row for row in _read(path) if viewer and row["viewer"] == viewer]
+    return Scope() if path is None else scope_in(read(path), viewer)
+
+
+def scope_in(access: Rows, viewer: str | None) -> Scope:
+    """The scope that the rows of the file give `viewer`."""
+    rows = [row for row in access if viewer and row["viewer"] == viewer]
     courses = tuple(sorted({row["course_id"] for row in rows}))
     return Scope(
         None if EVERY_COURSE in courses else courses,
@@ -50,7 +56,8 @@ def scope_of(path: Path | None, viewer: str | None) -> Scope:
     )
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read(path: Path) -> Rows:
+    """The rows of the file. Raises `WarehouseError`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -65,4 +72,4 @@ def _read(path: Path) -> list[dict[str, str]]:
             raise WarehouseError(
                 f"{path}, line {number}: names is {row['names']!r}; write yes or no"
             )
-    return rows
+    return tuple(rows)

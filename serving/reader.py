@@ -114,6 +114,34 @@ def _without_few(row: Row, counts: Sequence[str]) -> Row:
     }
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A published snapshot, kept open for any number of threads, and what it says of
+    itself. With `now` it is read as if it were that moment."""
+
+    file: Path
+    connection: duckdb.DuckDBPyConnection
+    load_id: int
+    published_at: datetime
+    time_zone: str
+    now: str | None
+
+    @classmethod
+    def opened(cls, file: Path, *, now: str | None = None) -> "Snapshot":
+        """Raises `WarehouseError` if there is none."""
+        connection = published.connect(file)
+        return cls(file, connection, *_says(connection), now)
+
+    @contextlib.contextmanager
+    def reader(self, scope: Scope) -> Iterator[Reader]:
+        with contextlib.closing(self.connection.cursor()) as connection:
+            published.use(connection, self.file)
+            if self.now:
+                connection.execute(f"set variable now = '{self.now}'")
+            says = self.load_id, self.published_at, self.time_zone
+            yield Reader(connection, scope, *says)
+
+
 class Follower:
     """The newest snapshot, kept open for any number of threads.
 
@@ -125,29 +153,25 @@ class Follower:
         self.path = path
         self._now = now
         self._lock = threading.Lock()
-        self._file: Path | None = None
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._says: tuple[int, datetime, str] = (0, datetime.min, "UTC")
+        self._snapshot: Snapshot | None = None
 
     def newest(self) -> Path:
         """The file of the newest snapshot: another file, another snapshot."""
         return self.path.resolve()
 
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot. Raises `WarehouseError` if there is none."""
+        with self._lock:
+            file = self.newest()
+            if self._snapshot is None or file != self._snapshot.file:
+                self._snapshot = Snapshot.opened(file, now=self._now)
+            return self._snapshot
+
     @contextlib.contextmanager
     def reader(self, scope: Scope) -> Iterator[Reader]:
         """A reader of the newest snapshot. Raises `WarehouseError` if there is none."""
-        with self._lock:
-            file = self.newest()
-            if file != self._file or self._connection is None:
-                self._connection = published.connect(file)
-                self._file = file
-                self._says = _says(self._connection)
-            connection, says = self._connection.cursor(), self._says
-        with contextlib.closing(connection):
-            published.use(connection, file)
-            if self._now:
-                connection.execute(f"set variable now = '{self._now}'")
-            yield Reader(connection, scope, *says)
+        with self.snapshot().reader(scope) as reader:
+            yield reader
 
 
 def _says(connection: duckdb.DuckDBPyConnection) -> tuple[int, datetime, str]:

@@ -49,7 +49,6 @@ from ingest.store.database import utc_now
 
 SLOWEST_COMMIT_SEC = 8  # Tally gives up after 10
 RETRY_AFTER_SEC = 5
-SHORTEST_SECRET = 32
 
 # What one learner's browser may send: a ping every 10 s is 0.1 a second, an offline
 # queue comes at once.
@@ -85,12 +84,7 @@ def settings_of(
     max_bytes: int = 16 * 1024 * 1024,
     max_age_sec: float = 30,
 ) -> CollectorSettings:
-    """Raises `ValueError`, one line, for a secret that is too short to be one."""
-    if environment.learner_secret and len(environment.learner_secret) < SHORTEST_SECRET:
-        raise ValueError(
-            f"LMS_LEARNER_SECRET: too short; give at least {SHORTEST_SECRET} random "
-            "characters, such as `openssl rand -hex 32` prints"
-        )
+    """Raises `WarehouseError` for a secret that is too short to be one."""
     return CollectorSettings(
         spool=environment.spools[0],
         landing=environment.landing / "events",
@@ -98,7 +92,7 @@ def settings_of(
         register=environment.quiz_register,
         origins=environment.cors_origins,
         tally_secrets=environment.tally_secrets,
-        learner_secret=environment.learner_secret,
+        learner_secret=tokens.checked_secret(environment.learner_secret),
         max_bytes=max_bytes,
         max_age_sec=max_age_sec,
     )

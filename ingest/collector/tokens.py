@@ -23,6 +23,7 @@ from ingest.store.files import lock, write_durably
 
 TOKEN_PREFIX = "lmsw_"
 DEFAULT_RATE = 1000.0
+SHORTEST_SECRET = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -178,6 +179,17 @@ def _write(path: Path, tokens: tuple[Token, ...]) -> None:
 
 
 # --- learners' tokens ----------------------------------------------------------------
+
+
+def checked_secret(secret: str | None) -> str | None:
+    """What learner tokens are signed with. Raises `WarehouseError` where it is too
+    short to be a secret."""
+    if secret and len(secret) < SHORTEST_SECRET:
+        raise WarehouseError(
+            f"LMS_LEARNER_SECRET: too short; give at least {SHORTEST_SECRET} random "
+            "characters, such as `openssl rand -hex 32` prints"
+        )
+    return secret
 
 
 def learner_of(text: str, secret: str) -> str | None:
