@@ -48,9 +48,9 @@ dashboard: $(STAMP)  ## Open the dashboard on it (http://127.0.0.1:8501), at the
 	@warehouse dashboard --now "2026-10-23 00:00:00"
 
 dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)
-	@mkdir -p "$$DAGSTER_HOME"
+	@umask 027; mkdir -p "$$DAGSTER_HOME"
 	@cp orchestration/dagster.yaml "$$DAGSTER_HOME/dagster.yaml"
-	dg dev --port 3000
+	umask 027; dg dev --port 3000
 
 test: $(STAMP) chromium  ## Pass every test
 	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests

@@ -12,6 +12,7 @@ import typer
 
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
+from ingest.store.files import hide_from_strangers
 from orchestration.commands import (
     collect,
     contracts,
@@ -62,6 +63,7 @@ _OF_THE_DISK = (
 
 def main() -> None:
     """Runs the command; every error that the user can mend is one line."""
+    hide_from_strangers()
     try:
         app()
     except WarehouseError as error:

@@ -63,6 +63,12 @@ def connect(path: Path, *, writes: Path | None = None) -> duckdb.DuckDBPyConnect
         seal(connection, events=_events_folder(connection, path), writes=writes)
     except (duckdb.Error, OSError) as error:
         connection.close()
+        if database.is_locked(error):
+            raise WarehouseError(
+                f"{path}: another process has opened the snapshot for writing"
+                f"{database.lock_holder(error)}; have it open the file read-only, or "
+                "end it; `warehouse refresh` publishes a new file beside it"
+            ) from error
         raise WarehouseError(
             f"{path}: cannot be opened ({first_line(error)}); remove it and run "
             "`warehouse refresh`, which publishes it again"

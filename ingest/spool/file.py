@@ -12,7 +12,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingest.store.files import lock_open_file, sync_folder
+from ingest.store.files import FILE_MODE, lock_open_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class SpoolFile:
         now = datetime.now(UTC)
         self._path = spool / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4()}.ndjson{UNFINISHED}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._descriptor = os.open(self._path, flags, 0o666)
+        self._descriptor = os.open(self._path, flags, FILE_MODE)
         self.is_closed = False
         self.size = 0
         self.started = time.monotonic()

@@ -18,6 +18,7 @@ from typing import Self
 
 from ingest.spool.file import UNFINISHED, SpoolFile, recover
 from ingest.spool.writer import SpoolError, SpoolFull
+from ingest.store.files import FOLDER_MODE
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class GroupCommit:
         """
         try:
             for folder in (spool, landing):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             if spool.stat().st_dev != landing.stat().st_dev:
                 raise SpoolError(
                     f"{spool} and {landing} are on different file systems: no file can "

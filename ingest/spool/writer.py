@@ -24,6 +24,7 @@ import msgspec
 from ingest.contracts.events import LARGEST_LINE_BYTES, Envelope, Payload, contracts
 from ingest.contracts.validation import Rejection, examine_value
 from ingest.spool.file import UNFINISHED, SpoolFile, recover
+from ingest.store.files import FOLDER_MODE
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class SpoolWriter:
         cannot be written.
         """
         for folder in (spool, landing):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         if spool.stat().st_dev != landing.stat().st_dev:
             raise SpoolError(
                 f"{spool} and {landing} are on different file systems: no file can be "

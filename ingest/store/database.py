@@ -86,7 +86,7 @@ def raw_schema() -> str:
 _one_writer_in_this_process = threading.RLock()
 
 
-def _is_locked(error: BaseException) -> bool:
+def is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) and "lock" in str(error)
 
 
@@ -96,7 +96,7 @@ def _connect(
     if wait_sec is None:
         wait_sec = lock_wait_sec()
     attempt = tenacity.retry(
-        retry=tenacity.retry_if_exception(_is_locked),
+        retry=tenacity.retry_if_exception(is_locked),
         wait=tenacity.wait_random(0.05, 0.3),
         stop=tenacity.stop_after_delay(wait_sec),
         reraise=True,
@@ -124,11 +124,17 @@ def _inode(path: Path) -> int | None:
     return None
 
 
+def lock_holder(error: BaseException) -> str:
+    """Who holds the lock, as DuckDB says it; nothing where it does not know."""
+    found = re.search(r"held in (.+? \(PID \d+\).*?)\. ", str(error))
+    return f": {found[1]}" if found else ""
+
+
 def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
-    if _is_locked(error):
+    if is_locked(error):
         return WarehouseLocked(
-            f"{path}: another process has held the warehouse for {wait_sec:g} s; "
-            "wait for it to end, or see who holds it with `fuser` on the file"
+            f"{path}: another process has held the warehouse for {wait_sec:g} s"
+            f"{lock_holder(error)}; wait for it to end, or end it"
         )
     reason = first_line(error)
     if "not a valid DuckDB" in str(error) or "corrupt" in str(error).lower():
@@ -348,7 +354,7 @@ def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnect
             try:
                 connection.execute(f"attach {sql_path(path)} as old (read_only)")
             except duckdb.Error as error:
-                if _is_locked(error):
+                if is_locked(error):
                     continue  # someone was faster; `open_for_writing` waits for it
                 raise
             if wal.exists():
@@ -416,7 +422,7 @@ def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Resul
             raise
         raise WarehouseLocked(
             f"{warehouse_path}: other processes have held the warehouse for "
-            f"{wait_sec:g} s; wait for them to end"
+            f"{wait_sec:g} s{lock_holder(error)}; wait for them to end"
         ) from error
 
 

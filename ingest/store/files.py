@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
+# For those who own our files and their group: they are of learners.
+FILE_MODE, FOLDER_MODE = 0o640, 0o750
+
+
+def hide_from_strangers() -> None:
+    """From now on this process makes files for their owner and group alone. A stricter
+    umask stays. For a door: a library leaves the umask as it is."""
+    os.umask(os.umask(0o077) | 0o027)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -23,10 +33,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def rename_durably(unfinished: Path, path: Path) -> None:
+def rename_durably(unfinished: Path, path: Path, *, read_only: bool = False) -> None:
     """Gives a finished file its name, also one that another file has so far."""
-    with unfinished.open("rb+") as file:
+    with unfinished.open("rb") as file:
         os.fsync(file.fileno())
+    if read_only:
+        unfinished.chmod(unfinished.stat().st_mode & 0o555)
     os.replace(unfinished, path)
     sync_folder(path.parent)
 
@@ -51,9 +63,9 @@ def new_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_durably(path: Path, content: bytes, *, mode: int = FILE_MODE) -> None:
     """Writes a file, whole or not at all, and makes its folder where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     with new_file(path) as unfinished:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with os.fdopen(os.open(unfinished, flags, mode), "wb") as file:

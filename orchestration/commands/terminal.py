@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import datetime
@@ -15,10 +16,29 @@ from rich.table import Table
 
 from ingest.settings import Settings
 
-output = Console()
+# What a terminal obeys: C0 and C1 controls but the line break and the tab.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_LATE_CONTROL = re.compile(r"[\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """Text of others, as it may go to a terminal: an escape sequence is shown."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class _Console(Console):
+    """Whatever is printed of data, no control character in it reaches the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (visible(each) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **options)
+
+
+output = _Console()
 if not output.is_terminal:
     output.width = 160  # a pipe has no width; rich would cut ids at 80
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+errors = _Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -35,7 +55,9 @@ def settings() -> Settings:
 def print_json(value: object) -> None:
     """A result with all its fields; times in UTC, as RFC 3339."""
     builtins = msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=str)
-    print(json.dumps(builtins, indent=2, ensure_ascii=False, default=_as_rfc_3339))
+    text = json.dumps(builtins, indent=2, ensure_ascii=False, default=_as_rfc_3339)
+    # JSON leaves the controls from 7f on as they are; some terminals obey them.
+    print(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _as_rfc_3339(moment: datetime) -> str:
@@ -52,7 +74,7 @@ def print_table(
         numeric = bool(rows) and all(
             isinstance(row[number], int | float) or row[number] is None for row in rows
         )
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(cell(column), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(cell(value) for value in row))
     output.print(table)
@@ -66,7 +88,7 @@ def cell(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     # Ids are opaque text; rich would read [red] in one as markup.
-    return str(value).replace("[", r"\[")
+    return visible(str(value)).replace("[", r"\[")
 
 
 def short_path(path: str) -> str:

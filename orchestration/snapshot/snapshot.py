@@ -186,7 +186,7 @@ def _publish(
         SnapshotInfo(load_id, published_at, state, generation, tuple(files)),
         (folder.current.resolve(), before.load_id) if before else None,
     )
-    rename_durably(unfinished, path)
+    rename_durably(unfinished, path, read_only=True)
     link = folder.current.with_name(f".{folder.current.name}.unfinished")
     link.unlink(missing_ok=True)
     link.symlink_to(path.relative_to(folder.current.parent))
@@ -295,7 +295,7 @@ def _append_events(
             ) to {database.sql_path(unfinished)} (format parquet, compression zstd)
             """
         )
-        rename_durably(unfinished, target)
+        rename_durably(unfinished, target, read_only=True)
         files.append(str(target.relative_to(generation.parent)))
     return files, sum(count for _, count in months)
 

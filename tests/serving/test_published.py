@@ -1,6 +1,8 @@
 """A question reads the snapshot, and nothing else; what is written is a new file."""
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,3 +181,49 @@ def test_dead_letters_go_over_no_database_either(warehouse: Warehouse) -> None:
     for place in ("warehouse.duckdb.wal", "published/x.ndjson"):
         with pytest.raises(WarehouseError, match="give another path"):
             dead_letters.export(warehouse.path, warehouse.folder / place)
+
+
+def test_what_is_published_cannot_be_written(warehouse: Warehouse) -> None:
+    files = [
+        file
+        for file in (warehouse.folder / "published" / "warehouse").rglob("*")
+        if file.suffix in (".duckdb", ".parquet")
+    ]
+    assert len(files) >= 3
+    assert {file.stat().st_mode & 0o333 for file in files} == {0}
+
+
+def test_a_snapshot_that_is_open_for_writing_names_who_has_it(
+    tmp_path: Path,
+) -> None:
+    made = Warehouse(tmp_path)
+    made.land([ping("e1")])
+    path = publish_without_dbt(made)
+    with held(path.resolve()) as holder:
+        with pytest.raises(WarehouseError, match=rf"PID {holder.pid}\b") as error:
+            LmsWarehouse(made.path).query("from raw.lms_event")
+        assert "remove" not in str(error.value)
+        # What it says to do helps: readers get another file.
+        publish_without_dbt(made)
+        assert len(LmsWarehouse(made.path).query("from raw.lms_event")) == 1
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A tool that has opened the file for writing."""
+    program = (
+        "import duckdb, sys; connection = duckdb.connect(sys.argv[1]); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    try:
+        holder.stdout.readline()
+        yield holder
+    finally:
+        holder.kill()
+        holder.wait()

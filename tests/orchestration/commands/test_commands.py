@@ -299,3 +299,42 @@ def test_an_error_in_a_query_is_one_line(folder: Path) -> None:
     warehouse("land", "a.ndjson")
     assert "Catalog Error" in error_of("query", "--live", "from nothing_there")
     assert "only reads" in error_of("query", "--live", "create table x (y int)")
+
+
+def test_files_of_learners_are_for_their_owner_and_group_alone(folder: Path) -> None:
+    lines = write_lines(folder / "a.ndjson", [ping("e1"), b"{"])
+    before = {*folder.rglob("*")}
+    # The umask of most machines, under which they would be for everyone.
+    under_umask = f"umask 022; {WAREHOUSE}"
+    for arguments in (
+        f"land {lines}",
+        "dead-letters export broken.ndjson",
+        "demo-data landing --learners 2 --days 1",
+    ):
+        subprocess.run(f"{under_umask} {arguments}", shell=True, check=True)
+    made = {*folder.rglob("*")} - before
+    assert len(made) > 5
+    for path in made:
+        assert path.stat().st_mode & (0o027 if path.is_dir() else 0o137) == 0, path
+
+
+def test_an_escape_sequence_in_data_is_shown_and_not_obeyed(folder: Path) -> None:
+    attack = "\x1b]0;title\x07\x9b31m"
+    letter = b'{"event_id": "' + attack.encode()
+    write_lines(folder / "a.ndjson", [ping("e1", user=attack), letter])
+    warehouse("land", "a.ndjson")
+    for arguments in (
+        ("dead-letters", "list"),
+        ("dead-letters", "list", "--json"),
+        ("dead-letters", "show", "1:2"),
+        ("dead-letters", "show", "1:2", "--json"),
+        ("query", "--live", "select user_id from raw.lms_event"),
+        ("query", "--live", "--json", "select user_id from raw.lms_event"),
+        ("query", "--live", 'select 1 as "' + attack + '"'),
+        ("query", "--live", 'from "' + attack + '"'),
+    ):
+        done = warehouse(*arguments)
+        assert set(done.stdout + done.stderr).isdisjoint("\x1b\x07\x9b"), arguments
+    [row] = as_json("query", "--live", "select user_id from raw.lms_event")
+    assert row["user_id"] == attack
+    assert "\\x1b]0;title\\x07" in warehouse("dead-letters", "show", "1:2").stdout
