@@ -1,12 +1,19 @@
-"""What is in the warehouse and how far behind its models are."""
+"""What is in the warehouse, what readers have of it, and how the last runs ended."""
 
+import contextlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
+from ingest.errors import WarehouseError
+from ingest.landing import zone
+from ingest.settings import Settings
 from ingest.store import database
+from orchestration.derive import runs
+from orchestration.derive.runs import Run
+from serving import published
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,31 @@ class ModelPlace:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What readers have: the newest load in it, and how long ago that was published."""
+
+    load_id: int
+    published_at: datetime
+    age_sec: float
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Files of the landing zone that no load has, and the one that waits longest."""
+
+    files: int
+    oldest: str
+    changed_at: datetime
+    age_sec: float
+
+
+@dataclass(frozen=True)
 class Status:
-    """Times are naive, in UTC; `outcomes` are lines, by what became of them."""
+    """Times are naive, in UTC; `outcomes` are lines, by what became of them.
+
+    `published` is None where nothing was, `unread` where nothing waits; `last_runs` are
+    by kind: `refresh` and `check`.
+    """
 
     warehouse: str
     bytes: int
@@ -39,10 +69,15 @@ class Status:
     dead_letters: dict[str, int]
     snapshots: int
     models: tuple[ModelPlace, ...]
+    published: Published | None
+    last_runs: dict[runs.Kind, Run]
+    unread: Unread | None
 
 
-def read_status(warehouse_path: Path) -> Status:
-    """Reads everything at one moment. Raises `WarehouseError` if there is none."""
+def read_status(settings: Settings) -> Status:
+    """Reads the warehouse at one moment. Raises `WarehouseError` if there is none."""
+    warehouse_path, now = settings.warehouse, database.utc_now()
+    unread = _unread(settings.landing, warehouse_path, now)
     with database.open_for_reading(warehouse_path) as connection:
         loads = connection.execute(
             """
@@ -87,7 +122,35 @@ def read_status(warehouse_path: Path) -> Status:
             dead_letters=dict(dead_letters),
             snapshots=loads[9],
             models=_model_places(connection),
+            published=_published(warehouse_path, now),
+            last_runs=runs.read(warehouse_path),
+            unread=unread,
         )
+
+
+def _published(warehouse_path: Path, now: datetime) -> Published | None:
+    with (
+        contextlib.suppress(WarehouseError, duckdb.Error),
+        published.opened(warehouse_path) as snapshot,
+    ):
+        [[load_id, published_at]] = snapshot.execute(
+            "select load_id, published_at from published.snapshot"
+        ).fetchall()
+        return Published(load_id, published_at, (now - published_at).total_seconds())
+    return None
+
+
+def _unread(landing: Path, warehouse_path: Path, now: datetime) -> Unread | None:
+    waiting = zone.pending(zone.files_in(landing), warehouse_path)
+    if not waiting:
+        return None
+    changed = {
+        file: datetime.fromtimestamp(file.stat().st_mtime, UTC).replace(tzinfo=None)
+        for file in waiting
+    }
+    oldest = min(changed, key=changed.__getitem__)
+    age_sec = (now - changed[oldest]).total_seconds()
+    return Unread(len(waiting), str(oldest), changed[oldest], age_sec)
 
 
 def _model_places(connection: duckdb.DuckDBPyConnection) -> tuple[ModelPlace, ...]:

@@ -1,5 +1,7 @@
 """What there is, and whether it agrees: `warehouse status`, `warehouse reconcile`."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,20 +13,22 @@ from orchestration.commands.terminal import (
     print_json,
     print_table,
     settings,
+    short_path,
 )
 
 if TYPE_CHECKING:
     from orchestration.shadow.reconcile import Reconciliation
+    from orchestration.status import Status
 
 commands = typer.Typer()
 
 
 @commands.command()
 def status(as_json: AsJson = False) -> None:
-    """Show loads, the newest event, dead letters, and how far each model is behind."""
+    """Show what has landed, what readers have, and how the last runs ended."""
     from orchestration.status import read_status
 
-    state = read_status(settings().warehouse)
+    state = read_status(settings())
     if as_json:
         print_json(state)
         return
@@ -39,6 +43,7 @@ def status(as_json: AsJson = False) -> None:
             ("events", state.events),
             ("newest event (UTC)", state.newest_event_at),
             *((f"lines: {name}", count) for name, count in state.outcomes.items()),
+            *_rows_of_what_is_published(state),
         ],
     )
     if state.dead_letters:
@@ -53,6 +58,37 @@ def status(as_json: AsJson = False) -> None:
         )
     else:
         output.print("Nothing is derived yet: run `warehouse refresh`.")
+
+
+def _rows_of_what_is_published(state: "Status") -> Iterator[tuple[str, object]]:
+    if shown := state.published:
+        yield "published load", shown.load_id
+        yield "published at (UTC)", _moment(shown.published_at, shown.age_sec)
+    else:
+        yield "published load", "nothing was published yet"
+    for kind, run in state.last_runs.items():
+        ended = "succeeded" if run.succeeded else "could not run"
+        if run.failures:
+            ended = f"failed: {', '.join(run.failures)}"
+        if run.skipped:
+            ended += f"; {run.skipped} skipped because of that"
+        yield f"last {kind} (UTC)", f"{run.ended_at:%Y-%m-%d %H:%M:%S}, {ended}"
+    if waits := state.unread:
+        yield "unread files", waits.files
+        yield "oldest unread file", short_path(waits.oldest)
+        yield "it changed at (UTC)", _moment(waits.changed_at, waits.age_sec)
+    else:
+        yield "unread files", 0
+
+
+def _moment(moment: datetime, age_sec: float) -> str:
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if age_sec >= seconds:
+            age = f"{age_sec / seconds:.0f} {unit}"
+            break
+    else:
+        age = f"{max(age_sec, 0):.0f} s"
+    return f"{moment:%Y-%m-%d %H:%M:%S}, {age} ago"
 
 
 @commands.command()

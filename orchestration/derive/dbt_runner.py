@@ -18,7 +18,7 @@ from typing import Any
 
 from ingest.errors import WarehouseError
 from ingest.store import database
-from orchestration.derive import bookkeeping, dbt_project
+from orchestration.derive import bookkeeping, dbt_project, runs
 from orchestration.derive.dbt_project import Project, Relation
 
 # The tests that scan the whole history.
@@ -121,6 +121,34 @@ def derive(
     made. A model or a test that fails is in the result. Raises `WarehouseError` when
     dbt cannot run.
     """
+    if select or variables:
+        return _derive(
+            warehouse_path, rebuild, select=select, variables=variables, if_needed=False
+        )
+    with runs.noting_a_crash(warehouse_path, "refresh"):
+        derivation = _derive(warehouse_path, rebuild, if_needed=if_needed)
+    _note(warehouse_path, "refresh", derivation)
+    return derivation
+
+
+def _note(warehouse_path: Path, kind: runs.Kind, derivation: Derivation) -> None:
+    run = runs.Run(
+        database.utc_now(),
+        derivation.succeeded,
+        tuple(node.name for node in derivation.failures),
+        sum(node.status == "skipped" for node in derivation.nodes),
+    )
+    runs.note(warehouse_path, kind, run)
+
+
+def _derive(
+    warehouse_path: Path,
+    rebuild: bool,
+    *,
+    select: Sequence[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    if_needed: bool,
+) -> Derivation:
     started = time.perf_counter()
     everything = not select and not variables
     edition = bookkeeping.project_fingerprint(dbt_project.files())
@@ -155,7 +183,10 @@ def check(
 ) -> Derivation:
     """Runs every data test, those that scan the whole history too; changes nothing."""
     arguments = ["test", "--exclude", "resource_type:unit_test"]
-    return _run(warehouse_path, arguments, (), variables)
+    with runs.noting_a_crash(warehouse_path, "check"):
+        checked = _run(warehouse_path, arguments, (), variables)
+    _note(warehouse_path, "check", checked)
+    return checked
 
 
 def unit_test(warehouse_path: Path) -> Derivation:

@@ -23,6 +23,7 @@ from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.errors import WarehouseError
 from ingest.landing import dead_letters, outcomes
 from ingest.landing.dead_letters import LetterId, Retry, Selection
+from ingest.settings import Settings
 from ingest.store import conservation
 from ingest.store.database import open_for_reading
 from orchestration.cli import app
@@ -740,7 +741,7 @@ def test_the_status_counts_a_retried_line_once(warehouse: Warehouse) -> None:
     land_before(warehouse, ping("e1"), b"{")
     retry(warehouse)
 
-    state = read_status(warehouse.path)
+    state = read_status(Settings.of(warehouse.path))
 
     assert (state.loads, state.outcomes["lines_read"], state.events) == (1, 2, 1)
     assert isinstance(state.newest_load_at, datetime)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def test_a_day_in_the_shell_from_files_to_answers(folder: Path) -> None:
     again = as_json("land", "a.ndjson")
     assert (again["files_known"], again["lines_read"]) == (1, 0)
     status = as_json("status")
+    assert status["published"]["load_id"] == 2
+    assert 0 <= status["published"]["age_sec"] < 600
+    assert status["last_runs"]["refresh"]["succeeded"]
+    assert status["unread"] is None
     assert status["dead_letters"] == {"broken_json": 1}
     assert {model["behind_events"] for model in status["models"]} == {0}
 
@@ -96,6 +101,33 @@ def test_status_says_how_far_the_models_are_behind(folder: Path) -> None:
 
     for model in as_json("status")["models"]:
         assert (model["behind_loads"], model["behind_events"]) == (1, 2)
+
+
+def test_status_says_what_failed_and_which_file_waits_longest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingest.store.database import utc_now
+    from orchestration.derive import runs
+
+    events = folder / "landing" / "events"
+    events.mkdir(parents=True)
+    monkeypatch.setenv("LMS_LANDING", str(folder / "landing"))
+    for name, age_sec in (("a", 7_300), ("b", 100), ("read", 9_000)):
+        file = write_lines(events / f"{name}.ndjson", [ping(name)])
+        os.utime(file, (time.time() - age_sec,) * 2)
+    as_json("land", "landing/events/read.ndjson")
+    failed = runs.Run(utc_now(), succeeded=False, failures=("v_kpi",), skipped=3)
+    runs.note(folder / "warehouse.duckdb", "refresh", failed)
+
+    state = as_json("status")
+
+    assert state["published"] is None
+    assert state["last_runs"]["refresh"]["failures"] == ["v_kpi"]
+    assert state["unread"]["files"] == 2
+    assert state["unread"]["oldest"].endswith("a.ndjson")
+    shown = warehouse("status").stdout
+    assert "failed: v_kpi; 3 skipped because of that" in shown
+    assert "2 h ago" in shown
 
 
 def test_a_damaged_file_is_named_and_the_others_are_landed(folder: Path) -> None:
