@@ -129,14 +129,14 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Classified:
     """The answer, and the line for the spool, if there is to be one."""
 
     verdict: Verdict
     line: bytes | None
 
 
-def judge(raw: bytes, grant: Grant) -> Judged:
+def classify(raw: bytes, grant: Grant) -> Classified:
     """What becomes of one event, by the contracts and by what the request may write.
 
     A rejected line may be read one day (a contract is added, a dead letter retried), so
@@ -152,12 +152,12 @@ def judge(raw: bytes, grant: Grant) -> Judged:
     if bad:
         if grant.learner is not None or grant.token.types:
             return _refused(None, bad.rejection)
-        return Judged(_verdict("rejected", None, bad.rejection), line)
+        return Classified(_verdict("rejected", None, bad.rejection), line)
     text = line.decode()
     result = validation.examine(text, utc_now())
     if isinstance(result, Event):
         if grant.covers(result.user_id, result.type):
-            return Judged(Verdict(result.event_id, "accepted"), line)
+            return Classified(Verdict(result.event_id, "accepted"), line)
         return _refused(result.event_id, _not_allowed(grant))
     value = _plain_object(text)
     # Landing would believe it to be Tally's; here nobody has signed it.
@@ -165,7 +165,7 @@ def judge(raw: bytes, grant: Grant) -> Judged:
         grant.covers(value.get("user_id"), value.get("type"))
     ):
         return _refused(_id_in(value), _not_allowed(grant))
-    return Judged(_verdict("rejected", _id_in(value), result), line)
+    return Classified(_verdict("rejected", _id_in(value), result), line)
 
 
 def _with_source(line: bytes, sources: Sequence[str]) -> bytes | Rejection:
@@ -207,8 +207,8 @@ def _not_allowed(grant: Grant) -> Rejection:
     return Rejection("not_allowed", None, f"may write for {whose}{types} only")
 
 
-def _refused(event_id: str | None, rejection: Rejection) -> Judged:
-    return Judged(_verdict("refused", event_id, rejection), None)
+def _refused(event_id: str | None, rejection: Rejection) -> Classified:
+    return Classified(_verdict("refused", event_id, rejection), None)
 
 
 def _verdict(outcome: str, event_id: str | None, rejection: Rejection) -> Verdict:
@@ -251,11 +251,11 @@ class Collector:
         grant = Grant(token, self._learner(token, learner_token))
         self._limit(grant, max(1, len(batch.events)))
         # Beside the event loop: 1 MiB of events is some 0.1 s of work.
-        judged = await asyncio.to_thread(
-            lambda: [judge(raw, grant) for raw in batch.events]
+        classified = await asyncio.to_thread(
+            lambda: [classify(raw, grant) for raw in batch.events]
         )
-        kept = [each.line for each in judged if each.line is not None]
-        answer = self._answer(request, [each.verdict for each in judged])
+        kept = [each.line for each in classified if each.line is not None]
+        answer = self._answer(request, [each.verdict for each in classified])
         # Nothing can fail after the write: who was told of an error would send again.
         await self._write(b"".join(line + b"\n" for line in kept))
         return answer

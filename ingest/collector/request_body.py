@@ -121,7 +121,7 @@ def _text(value: msgspec.Raw | None) -> str | None:
 # --- bodies that are not quite JSON --------------------------------------------------
 
 # A lone surrogate in a text that a learner typed, or a NaN, is enough: Python reads
-# over both, so that the texts of the events are found, and each is judged by itself.
+# over both, so that the texts of the events are found, and each is classified alone.
 _scan = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\r\n]*")
 

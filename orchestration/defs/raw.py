@@ -1,7 +1,6 @@
 """The landing zone, and the tables of raw that landing fills."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 import duckdb
@@ -24,41 +23,48 @@ LOAD = dg.AssetKey(["raw", "load"])
 RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
 
 
-def _metadata(table: str) -> dict[str, Any]:
-    return {
-        **columns_metadata(f"source.lms_warehouse.raw.{table}"),
-        "dagster/code_references": code_reference(__file__),
-    }
+def _spec(
+    key: dg.AssetKey, description: str, *deps: dg.AssetKey, kinds: set[str]
+) -> dg.AssetSpec:
+    layer, table = key.path
+    columns = columns_metadata(f"source.lms_warehouse.raw.{table}")
+    return dg.AssetSpec(
+        key,
+        deps=deps,
+        group_name=layer,
+        owners=OWNERS,
+        kinds=kinds,
+        description=description,
+        metadata={
+            **(columns if layer == "raw" else {}),
+            "dagster/code_references": code_reference(__file__),
+        },
+    )
 
 
-class_skill = dg.AssetSpec(
-    ["raw", "class_skill"],
-    group_name="raw",
-    description="Which classes teach which skill: `warehouse catalogue --skills FILE`.",
-    owners=OWNERS,
-    kinds={"python", "duckdb"},
-    metadata=_metadata("class_skill"),
+def _raw(table: str, description: str, *deps: dg.AssetKey) -> dg.AssetSpec:
+    key = dg.AssetKey(["raw", table])
+    return _spec(key, description, *deps, kinds={"python", "duckdb"})
+
+
+class_skill = _raw(
+    "class_skill",
+    "Which classes teach which skill: `warehouse catalogue --skills FILE`.",
 )
 
 
 @dg.multi_asset(
     name="survey_landing_zone",
     specs=[
-        dg.AssetSpec(
+        _spec(
             EVENTS,
-            metadata={"dagster/code_references": code_reference(__file__)},
-            group_name="landing",
-            owners=OWNERS,
+            "Event files as they arrive: events/ of the landing zone.",
             kinds={"file"},
-            description="Event files as they arrive: events/ of the landing zone.",
         ),
-        dg.AssetSpec(
+        _spec(
             CATALOGUE,
-            metadata={"dagster/code_references": code_reference(__file__)},
-            group_name="landing",
-            owners=OWNERS,
+            "Catalogue snapshots, under catalogue/ of the landing zone.",
             kinds={"file"},
-            description="Catalogue snapshots, under catalogue/ of the landing zone.",
         ),
     ],
 )
@@ -83,42 +89,18 @@ def landing_files(
     name="land",
     pool=POOL,
     specs=[
-        dg.AssetSpec(
-            ["raw", "lms_event"],
-            metadata=_metadata("lms_event"),
-            deps=[EVENTS],
-            group_name="raw",
-            owners=OWNERS,
-            kinds={"python", "duckdb"},
-            description="Every accepted event, once, as it was received.",
+        _raw("lms_event", "Every accepted event, once, as it was received.", EVENTS),
+        _raw(
+            "dead_letter",
+            "Every line that is no event, as it came, with the reason.",
+            EVENTS,
         ),
-        dg.AssetSpec(
-            ["raw", "dead_letter"],
-            metadata=_metadata("dead_letter"),
-            deps=[EVENTS],
-            group_name="raw",
-            owners=OWNERS,
-            kinds={"python", "duckdb"},
-            description="Every line that is no event, as it came, with the reason.",
+        _raw(
+            "load",
+            "One row per landed file: its hash, counts and versions.",
+            *(EVENTS, CATALOGUE),
         ),
-        dg.AssetSpec(
-            LOAD,
-            metadata=_metadata("load"),
-            deps=[EVENTS, CATALOGUE],
-            group_name="raw",
-            owners=OWNERS,
-            kinds={"python", "duckdb"},
-            description="One row per landed file: its hash, counts and versions.",
-        ),
-        dg.AssetSpec(
-            ["raw", "catalogue"],
-            metadata=_metadata("catalogue"),
-            deps=[CATALOGUE],
-            group_name="raw",
-            owners=OWNERS,
-            kinds={"python", "duckdb"},
-            description="Every catalogue snapshot, as it was landed.",
-        ),
+        _raw("catalogue", "Every catalogue snapshot, as it was landed.", CATALOGUE),
     ],
     check_specs=[
         dg.AssetCheckSpec(

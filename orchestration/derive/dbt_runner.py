@@ -5,7 +5,6 @@ is closed before anything is returned, so that the warehouse is free again.
 """
 
 import contextlib
-import gc
 import os
 import shutil
 import tempfile
@@ -33,7 +32,8 @@ _NOT_IN_A_REFRESH = (
     FULL_SCAN_TESTS,
 )
 
-# What stands already when nobody edited the project: further things to exclude.
+# What stands already when nobody edited the project: further things to exclude. A small
+# refresh takes 3.0 CPU-seconds then; making views and seeds again, it takes 5.3.
 _VIEWS_AND_SEEDS = (
     "config.materialized:view",
     "resource_type:seed",
@@ -321,20 +321,6 @@ def compile_models(warehouse_path: Path) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """dbt makes a million objects that live as long as its run: looking through them
-    again and again for cycles is a twentieth of a refresh."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_no_collections()
 def invoke(
     arguments: list[str],
     warehouse_path: Path,

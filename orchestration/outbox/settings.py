@@ -7,8 +7,6 @@ from ingest.settings import Settings
 from orchestration.outbox.integration_events import Format
 from orchestration.outbox.receivers import Receiver, parse_receivers
 
-DEFAULT_BASE_URL = "https://lms.example"
-
 RECEIVERS_VARIABLE: dict[Format, str] = {
     "cloudevents": "LMS_PUBLISH_URL",
     "xapi": "LMS_XAPI_URL",
@@ -21,10 +19,10 @@ class PublishSettings:
 
     folder: Path
     receivers: dict[Format, tuple[Receiver, ...]]
-    base_url: str = DEFAULT_BASE_URL
-    batch_events: int = 1000
-    timeout_sec: float = 30
-    give_up_sec: float = 120
+    base_url: str
+    batch_events: int
+    timeout_sec: float
+    give_up_sec: float
 
     @classmethod
     def of(cls, settings: Settings) -> "PublishSettings":

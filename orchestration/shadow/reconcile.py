@@ -322,12 +322,10 @@ _NOTHING_DERIVED = "Nothing is derived yet: run `warehouse refresh`."
 def _behind(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     rows = connection.execute(
         """
-        select
-            consumed.model, consumed.load_id, count(*), sum(load.accepted)::bigint
-        from bookkeeping.watermark as consumed
-        inner join raw.load as load on load.load_id > consumed.load_id
-        group by all
-        order by consumed.model
+        select model, load_id, loads_behind, events_behind
+        from bookkeeping.model_lag
+        where loads_behind > 0
+        order by model
         """
     ).fetchall()
     return tuple(

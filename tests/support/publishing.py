@@ -11,6 +11,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ingest.settings import Settings
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import CONTRACTS, Fact, Format
 from orchestration.outbox.receivers import parse_receivers
@@ -74,7 +75,8 @@ def signals(count: int, first: int = 0) -> list[Signal]:
 
 def to(warehouse: Warehouse, *urls: str, xapi: str = "", **how: Any) -> PublishSettings:
     """Publishing to these URLs, in batches of 5, giving up soon."""
-    defaults = PublishSettings(
+    defaults = replace(
+        PublishSettings.of(Settings.from_environment({})),
         folder=warehouse.folder / "outbox",
         receivers={
             "cloudevents": parse_receivers(" ".join(urls), "LMS_PUBLISH_URL"),

@@ -801,7 +801,7 @@ def test_an_error_of_ours_is_500_and_its_text_stays_here(
     def fail(*_arguments: Any) -> None:
         raise RuntimeError("secret-learner")
 
-    monkeypatch.setattr("ingest.collector.app.judge", fail)
+    monkeypatch.setattr("ingest.collector.app.classify", fail)
     caplog.set_level(logging.DEBUG)
 
     answer = collector.post(ping())

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
@@ -23,6 +24,7 @@ import pytest
 from ingest.contracts.events import VideoPingV2
 from ingest.errors import WarehouseError
 from ingest.landing import dead_letters
+from ingest.settings import Settings
 from ingest.spool.writer import SpoolWriter, new_event
 from ingest.store import conservation, tombstones
 from ingest.store.database import open_for_reading
@@ -117,10 +119,11 @@ class Site:
         )
 
     def publish(self) -> None:
-        settings = PublishSettings(
-            self.places.outbox, dict.fromkeys(FORMATS, ()), batch_events=3
+        settings = Settings.from_environment({})
+        how = replace(
+            PublishSettings.of(settings), folder=self.places.outbox, batch_events=3
         )
-        result = delivery.publish(self.path, settings, FORMATS)
+        result = delivery.publish(self.path, how, FORMATS)
         assert not result.failures
 
     def own_files(self) -> dict[str, bytes]:
