@@ -9,6 +9,10 @@ class WarehouseLocked(WarehouseError):
     """Another process holds the file: the same call may pass later."""
 
 
+class WarehouseDamaged(WarehouseError):
+    """Bytes of the file are not those that were written."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, as one line of a message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

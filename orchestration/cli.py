@@ -5,13 +5,16 @@ when something failed (one line on standard error says what and what to do), 2 f
 usage.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 import duckdb
 import typer
 
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
+from ingest.store import database
 from ingest.store.files import hide_from_strangers
 from orchestration.commands import (
     collect,
@@ -61,11 +64,24 @@ _OF_THE_DISK = (
 )
 
 
+@contextlib.contextmanager
+def _damage_is_said() -> Iterator[None]:
+    """For what reads the warehouse beside those who opened it: a shadow, for one."""
+    try:
+        yield
+    except (duckdb.Error, WarehouseError) as error:
+        if database.is_damage(error):
+            with database.damage_is_said(settings_of_this_run.get().warehouse):
+                raise
+        raise
+
+
 def main() -> None:
     """Runs the command; every error that the user can mend is one line."""
     hide_from_strangers()
     try:
-        app()
+        with _damage_is_said():
+            app()
     except WarehouseError as error:
         errors.print(f"error: {error}")
         sys.exit(1)

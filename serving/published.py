@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingest.errors import WarehouseError, first_line
+from ingest.errors import WarehouseDamaged, WarehouseError, first_line
 from ingest.settings import Settings
 from ingest.store import database
 from ingest.store.database import sql_name
@@ -69,11 +69,15 @@ def connect(path: Path, *, writes: Path | None = None) -> duckdb.DuckDBPyConnect
                 f"{database.lock_holder(error)}; have it open the file read-only, or "
                 "end it; `warehouse refresh` publishes a new file beside it"
             ) from error
-        raise WarehouseError(
-            f"{path}: cannot be opened ({first_line(error)}); remove it and run "
-            "`warehouse refresh`, which publishes it again"
-        ) from error
+        raise _unreadable(path, error) from error
     return connection
+
+
+def _unreadable(path: Path, error: Exception) -> WarehouseDamaged:
+    return WarehouseDamaged(
+        f"{path}: damaged, or no snapshot ({first_line(error)}); `warehouse reconcile "
+        "--repair` publishes it again from the warehouse"
+    )
 
 
 def use(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -133,4 +137,9 @@ def opened(
     """The newest snapshot, read-only. Raises `WarehouseError` when there is none."""
     path = snapshot_path(warehouse_path)
     with contextlib.closing(connect(path, writes=writes)) as connection:
-        yield connection
+        try:
+            yield connection
+        except (duckdb.Error, WarehouseError) as error:
+            if database.is_damage(error) and not isinstance(error, WarehouseDamaged):
+                raise _unreadable(path, error) from error
+            raise

@@ -20,7 +20,12 @@ from typing import TypeVar
 import duckdb
 import tenacity
 
-from ingest.errors import WarehouseError, WarehouseLocked, first_line
+from ingest.errors import (
+    WarehouseDamaged,
+    WarehouseError,
+    WarehouseLocked,
+    first_line,
+)
 from ingest.settings import Settings
 from ingest.store.files import rename_durably, sync_folder
 
@@ -124,6 +129,48 @@ def _inode(path: Path) -> int | None:
     return None
 
 
+def is_damage(error: BaseException | str) -> bool:
+    """DuckDB compares each block of the file and of its log with a checksum."""
+    return re.search(r"Corrupt \w+ file", str(error)) is not None
+
+
+@contextlib.contextmanager
+def damage_is_said(path: Path) -> Iterator[None]:
+    """What fails in the block because the warehouse is damaged raises
+    `WarehouseDamaged`, which says what restores it."""
+    try:
+        yield
+    except (duckdb.Error, WarehouseError) as error:
+        if isinstance(error, WarehouseDamaged) or not is_damage(error):
+            raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> WarehouseDamaged:
+    if _raw_is_whole(path):
+        return WarehouseDamaged(
+            f"{path}: damaged in what is derived ({first_line(error)}); `raw` is "
+            "whole: run `warehouse rebuild`, which derives all of it again"
+        )
+    landing = Settings.of(path).landing
+    return WarehouseDamaged(
+        f"{path}: damaged ({first_line(error)}); move it and {path.name}.wal away, and "
+        f"put a back-up there, or land all again: `warehouse catalogue {landing}/"
+        f"catalogue`, `warehouse land {landing}/events`, `warehouse refresh`"
+    )
+
+
+def _raw_is_whole(path: Path) -> bool:
+    """Whether every byte of what was landed can be read."""
+    try:
+        with contextlib.closing(duckdb.connect(str(path), read_only=True)) as opened:
+            for name in re.findall(r"create table if not exists (\S+)", raw_schema()):
+                opened.execute(f"select sum(hash(found)) from {name} as found")
+    except duckdb.Error:
+        return False
+    return True
+
+
 def lock_holder(error: BaseException) -> str:
     """Who holds the lock, as DuckDB says it; nothing where it does not know."""
     found = re.search(r"held in (.+? \(PID \d+\).*?)\. ", str(error))
@@ -137,63 +184,63 @@ def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
             f"{lock_holder(error)}; wait for it to end, or end it"
         )
     reason = first_line(error)
-    if "not a valid DuckDB" in str(error) or "corrupt" in str(error).lower():
+    if "not a valid DuckDB" in str(error):
         return WarehouseError(
             f"{path}: not a DuckDB file, or a damaged one ({reason}); "
             "restore it from a copy, or set LMS_WAREHOUSE to another path"
         )
+    if is_damage(error):
+        return _damaged(path, error)
     return WarehouseError(f"{path}: cannot be opened ({reason})")
 
 
-def _raw_parts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """How much there is of the schema `raw`, counted as `_all_raw_parts` counts it.
+# Of the schema `raw`: one more with each change of raw.sql. Files without a number are
+# of the format 1, or of one before it.
+FORMAT = 2
 
-    Raises when the file holds something else.
+
+def _format(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The file's format; 0 while it is empty.
+
+    Raises `WarehouseError` for a newer one, whose rules are not known here, and for a
+    file of something else.
     """
-    [[loads, raw_tables, tables, added]] = connection.execute(
+    [[tables, loads, has_number]] = connection.execute(
         """
         select
-            count(*) filter (schema_name = 'raw' and table_name = 'load'),
-            count(*) filter (
-                schema_name = 'raw' and list_contains($tables, table_name)
-            ),
             count(*),
-            (
-                select count(*)
-                from duckdb_columns()
-                where
-                    database_name = current_database()
-                    and schema_name || '.' || table_name || '.' || column_name
-                    in (select unnest($added))
-            )
+            count(*) filter (schema_name = 'raw' and table_name = 'load'),
+            count(*) filter (schema_name = 'raw' and table_name = 'format')
         from duckdb_tables()
         where database_name = current_database() and not temporary
-        """,
-        {"tables": _tables(), "added": _added_columns()},
+        """
     ).fetchall()
-    if tables and not loads:
+    if not tables:
+        return 0
+    if not loads:
         raise WarehouseError(
             f"{path}: a DuckDB file of something else (it has no raw.load); "
             "set LMS_WAREHOUSE to another path"
         )
-    return int(raw_tables + added)
+    number = 1
+    if has_number:
+        [[number]] = connection.execute(
+            "select coalesce(max(number), 1) from raw.format"
+        ).fetchall()
+    if number > FORMAT:
+        raise WarehouseError(
+            f"{path}: a newer version made it (its format is {number}, this version "
+            f"knows those up to {FORMAT}); use that version. Nothing was changed"
+        )
+    return int(number)
 
 
-@functools.cache
-def _tables() -> list[str]:
-    return re.findall(r"create table if not exists raw\.(\w+)", raw_schema())
-
-
-@functools.cache
-def _added_columns() -> list[str]:
-    """The columns that the tables of an older version have not got."""
-    added = r"alter table (\S+) add column if not exists (\w+)"
-    return [f"{table}.{name}" for table, name in re.findall(added, raw_schema())]
-
-
-def _all_raw_parts() -> int:
-    """The tables of the schema `raw`, and the columns that were added to them."""
-    return len(_tables()) + len(_added_columns())
+def _carry_over(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes what is missing of `raw`, in an empty file or one of an earlier format."""
+    with transaction(connection):
+        connection.execute(raw_schema())
+        connection.execute("delete from raw.format")
+        connection.execute(f"insert into raw.format values ({FORMAT})")
 
 
 def _make(path: Path) -> None:
@@ -206,7 +253,7 @@ def _make(path: Path) -> None:
     new = path.with_name(f"{path.name}.new-{os.getpid()}")
     try:
         with contextlib.closing(duckdb.connect(str(new))) as connection:
-            connection.execute(raw_schema())
+            _carry_over(connection)
         # Not found: another process, making it too, has taken ours for left behind.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(new, path)
@@ -248,14 +295,13 @@ def open_for_writing(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be made ({error.strerror})") from error
-    with _one_writer_in_this_process:
+    with _one_writer_in_this_process, damage_is_said(path):
         while make and not path.exists():
             _make(path)
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
-            # Fewer: an older version made it, or it was an empty DuckDB file.
-            if _raw_parts(connection, path) < _all_raw_parts():
-                connection.execute(raw_schema())
+            if _format(connection, path) < FORMAT:
+                _carry_over(connection)
             yield connection
         finally:
             connection.close()
@@ -267,17 +313,17 @@ def open_for_reading(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, read-only. Raises `WarehouseError` when there is none."""
     must_exist(path)
-    with _one_writer_in_this_process:
+    with _one_writer_in_this_process, damage_is_said(path):
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
-            parts = _raw_parts(connection, path)
-            if 0 < parts < _all_raw_parts():
+            number = _format(connection, path)
+            if 0 < number < FORMAT:
                 # An older version made it; opened for writing it gets what it lacks.
                 connection.close()
                 with open_for_writing(path, wait_sec=wait_sec):
                     pass
                 connection = _connect(path, read_only=True, wait_sec=wait_sec)
-            if not parts:
+            if not number:
                 raise WarehouseError(
                     f"{path}: the warehouse is empty; land events first "
                     "(`warehouse land PATH`)"

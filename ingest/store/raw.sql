@@ -6,6 +6,11 @@
 -- of the size that DuckDB's own choice gives.
 create schema if not exists raw;
 
+-- The number of this file's format: FORMAT in database.py.
+create table if not exists raw.format (
+    number integer not null
+);
+
 create table if not exists raw.lms_event (
     event_id varchar not null,
     event_key uuid not null,

@@ -279,11 +279,13 @@ def _run(
     if variables:
         arguments = [*arguments, "--vars", str(dict(variables))]
     started = time.perf_counter()
-    results = invoke(arguments, warehouse_path).result
-    return Derivation(
-        tuple(_node(result) for result in results),
-        round(time.perf_counter() - started, 3),
-    )
+    with database.damage_is_said(warehouse_path):
+        results = invoke(arguments, warehouse_path).result
+        nodes = tuple(_node(result) for result in results)
+        for node in nodes:
+            if node.failed and database.is_damage(node.message or ""):
+                raise WarehouseError(f"{node.name}: {node.message}")
+    return Derivation(nodes, round(time.perf_counter() - started, 3))
 
 
 def _node(result: Any) -> Node:

@@ -107,7 +107,12 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
     database.must_exist(warehouse_path)
     folder = _Folder.of(warehouse_path)
     try:
-        with folder.alone(), _attached(warehouse_path, folder) as connection:
+        # A damaged snapshot is written anew: what else is damaged is the warehouse.
+        with (
+            database.damage_is_said(warehouse_path),
+            folder.alone(),
+            _attached(warehouse_path, folder) as connection,
+        ):
             return _publish(connection, folder, start_over)
     except (duckdb.Error, OSError) as error:
         raise WarehouseError(

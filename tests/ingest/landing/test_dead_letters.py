@@ -354,6 +354,7 @@ def test_a_warehouse_of_before_gets_its_columns_and_event_ids(
         ("load", "packing"),
     ):
         warehouse.execute(f"alter table raw.{table} drop column {column}")
+    warehouse.execute("drop table raw.format")
     found = dead_letters.list_letters(warehouse.path).letters
     assert [letter.event_id for letter in found] == ["e1", None]
     assert [letter.as_json(with_line=False)["faults"] for letter in found] == [[], []]

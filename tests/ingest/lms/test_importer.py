@@ -218,7 +218,8 @@ def test_what_an_older_version_set_aside_is_carried_over(
     lms.row("VIDEO_PLAY", {})
     move_in(warehouse, lms.path)
     warehouse.execute(
-        "alter table raw.event_without_contract rename to set_aside_event"
+        "alter table raw.event_without_contract rename to set_aside_event; "
+        "drop table raw.format"
     )
     assert warehouse.rows("select type from raw.event_without_contract") == [
         ("VIDEO_PLAY",)

@@ -600,6 +600,7 @@ def test_an_older_warehouse_gets_what_it_lacks_when_it_is_opened(
     warehouse.land([ping("e1")])
     with duckdb.connect(str(warehouse.path)) as connection:
         connection.execute("drop table raw.tombstone")
+        connection.execute("drop table raw.format")
         connection.execute("alter table raw.load drop column erased")
     with open_for_reading(warehouse.path) as connection:
         assert conservation.broken_loads(connection) == []

@@ -1,0 +1,116 @@
+"""The file: its format's number, and what is said when its bytes are not as written."""
+
+import hashlib
+import random
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ingest.errors import WarehouseDamaged, WarehouseError
+from ingest.store import database
+from tests.support.builders import Warehouse, ping
+
+
+def test_a_change_of_the_schema_raw_has_a_number_of_its_own() -> None:
+    # Else an earlier version writes what a later one does not read: raise FORMAT.
+    statements = re.sub(r"--.*|\s+", " ", database.raw_schema())
+    found = hashlib.sha256(" ".join(statements.split()).encode()).hexdigest()[:16]
+    assert (database.FORMAT, found) == (2, "2e651c6a151be026")
+
+
+def test_a_new_file_has_the_number_of_its_format(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    assert warehouse.rows("from raw.format") == [(database.FORMAT,)]
+
+
+def test_a_file_of_a_newer_version_is_left_as_it_is(warehouse: Warehouse) -> None:
+    warehouse.land([ping("e1")])
+    warehouse.execute("update raw.format set number = number + 1")
+    before = warehouse.path.read_bytes()
+    for use in (
+        lambda: warehouse.land([ping("e2")]),
+        lambda: warehouse.rows("from raw.load"),
+    ):
+        with pytest.raises(WarehouseError, match="a newer version made it"):
+            use()
+    assert warehouse.path.read_bytes() == before
+
+
+def test_a_file_without_a_number_is_carried_over_at_once_or_not_at_all(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.land([ping("e1"), b"{"])
+    with duckdb.connect(str(warehouse.path)) as connection:
+        connection.execute("drop table raw.format; drop table raw.class_skill")
+        connection.execute("alter table raw.load drop column packing")
+    before = tables(warehouse.path)
+    complete = database.raw_schema()
+    with monkeypatch.context() as patch:
+        broken = f"{complete}; select error('killed here')"
+        patch.setattr(database, "raw_schema", lambda: broken)
+        with pytest.raises(duckdb.Error, match="killed here"):
+            warehouse.execute("select 1")
+    assert tables(warehouse.path) == before
+    assert warehouse.rows("select packing from raw.load") == [(None,)]
+    assert warehouse.rows("from raw.format") == [(database.FORMAT,)]
+    assert len(tables(warehouse.path)) == len(before) + 2
+
+
+def tables(path: Path) -> set[str]:
+    with duckdb.connect(str(path), read_only=True) as connection:
+        found = connection.execute("select sql from duckdb_tables()").fetchall()
+    return {sql for (sql,) in found}
+
+
+def use_all(path: Path, *, writing: bool) -> None:
+    opened = database.open_for_writing if writing else database.open_for_reading
+    with opened(path) as connection:
+        names = connection.execute(
+            "select schema_name, table_name from duckdb_tables()"
+        ).fetchall()
+        for name in names:
+            connection.execute(
+                f"select sum(hash(found)) from {database.sql_name(*name)} as found"
+            ).fetchall()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """With a derived table, after what was landed."""
+    warehouse = Warehouse(tmp_path_factory.mktemp("whole"))
+    warehouse.land(
+        ping(f"e{number}", user=f"u{number % 7}", position=number % 90)
+        for number in range(2_000)
+    )
+    warehouse.execute(
+        "create schema progress; create table progress.derived as "
+        "select range, random()::varchar as text from range(100_000); checkpoint"
+    )
+    return warehouse
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_flipped_bit_is_said_with_the_file_and_what_restores_it(
+    whole: Warehouse, tmp_path: Path, seed: int
+) -> None:
+    content = bytearray(whole.path.read_bytes())
+    rng = random.Random(seed)
+    damaged = Warehouse(tmp_path)
+    # From the third block on, all that is written is under a checksum.
+    content[rng.randrange(12_288, len(content))] ^= 1 << rng.randrange(8)
+    damaged.path.write_bytes(content)
+    writing = seed % 2 == 0
+    with pytest.raises(WarehouseDamaged) as raised:
+        use_all(damaged.path, writing=writing)
+    said = str(raised.value)
+    assert said.startswith(f"{damaged.path}: damaged")
+    assert "\n" not in said
+    if "`raw` is whole: run `warehouse rebuild`" in said:
+        # It drops what was derived.
+        with duckdb.connect(str(damaged.path)) as connection:
+            connection.execute("drop table progress.derived; checkpoint")
+        use_all(damaged.path, writing=True)
+    else:
+        assert "`warehouse land" in said
