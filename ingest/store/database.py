@@ -62,14 +62,6 @@ def transaction(
         raise
 
 
-def warehouse_path() -> Path:
-    return Settings.from_environment().warehouse
-
-
-def landing_zone_path() -> Path:
-    return Settings.from_environment().landing
-
-
 def lock_wait_sec() -> float:
     """How long to wait for another process to let the file go."""
     return Settings.from_environment().lock_wait_sec

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import WarehouseError
+from ingest.settings import Settings
 from ingest.store import database
 from orchestration.derive import bookkeeping, dbt_project, runs
 from orchestration.derive.dbt_project import Project, Relation
@@ -306,7 +307,7 @@ def manifest_path() -> Path:
     path = dbt_project.target_folder() / "manifest.json"
     newest = max(file.stat().st_mtime for file in dbt_project.files())
     if not path.exists() or path.stat().st_mtime < newest:
-        invoke(["parse"], database.warehouse_path())
+        invoke(["parse"], Settings.from_environment().warehouse)
         path.touch()
     return path
 
