@@ -247,8 +247,8 @@ class Settings:
     cors_origins: tuple[str, ...] = _set_by(
         "LMS_CORS_ORIGINS",
         "none",
-        "origins of pages that may post to the collector, with commas: "
-        "`https://lms.example`",
+        "origins of pages that may post to the collector and ask the read API, with "
+        "commas: `https://lms.example`",
         _listed,
     )
     tally_secrets: tuple[str, ...] = _set_by(
@@ -276,6 +276,30 @@ class Settings:
         "LMS_DASHBOARD_USER_HEADER",
         "X-Forwarded-User",
         "the header in which the reverse proxy names the dashboard's user",
+    )
+    reports: Path = _set_by(
+        "LMS_REPORTS",
+        "`reports/` beside the warehouse",
+        "where the job `weekly_report` writes; an erasure empties it",
+        _path,
+    )
+    report_smtp: str = _set_by(
+        "LMS_REPORT_SMTP",
+        "none",
+        "where the weekly report is handed in as mail: `smtp://user:password@host:587` "
+        "or `smtps://...`; [how](report.md#by-mail)",
+        is_secret=True,
+    )
+    report_from: str = _set_by(
+        "LMS_REPORT_FROM", "lms-warehouse@localhost", "who the mail is from"
+    )
+    report_to: tuple[str, ...] = _set_by(
+        "LMS_REPORT_TO", "none", "who gets the mail, with commas", _listed
+    )
+    report_cron: str = _set_by(
+        "LMS_REPORT_CRON",
+        "0 6 * * 1",
+        "when the weekly report is written, once its schedule is switched on",
     )
     now: str = _set_by(
         "LMS_NOW",
@@ -347,10 +371,13 @@ _OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {
     "sandboxes": lambda warehouse, _: warehouse.parent / "sandboxes",
     "outbox": lambda warehouse, _: warehouse.parent / "outbox",
     "collector": lambda warehouse, _: warehouse.parent / "collector",
+    "reports": lambda warehouse, _: warehouse.parent / "reports",
     "spools": lambda _, landing: (landing.parent / "spool",),
     "quiz_register": lambda _, landing: landing / "quiz_register.csv",
     "publish_url": lambda *_: "",
     "xapi_url": lambda *_: "",
+    "report_smtp": lambda *_: "",
+    "report_to": lambda *_: (),
     "cors_origins": lambda *_: (),
     "tally_secrets": lambda *_: (),
     "dagster_home": lambda *_: None,

@@ -29,6 +29,7 @@ from orchestration.commands import (
     read,
     refresh,
     replay,
+    report,
     serve,
     status,
 )
@@ -46,7 +47,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 for family in (
     *(demo, collect, lms, land, dead_letters, refresh, status),
-    *(read, dashboard, serve, publish, replay, erase, contracts),
+    *(read, dashboard, report, serve, publish, replay, erase, contracts),
 ):
     app.add_typer(family.commands)
 

@@ -8,9 +8,9 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 
@@ -71,6 +71,11 @@ class Reader:
     def day(self, column: str) -> str:
         """The day that a time falls on."""
         return f"cast(timezone('{self.time_zone}', timezone('UTC', {column})) as date)"
+
+    def today(self) -> date:
+        """The day that it is now, where days are cut."""
+        [found] = self.row(f"select {self.day(NOW)} as today").values()
+        return cast("date", found)
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         result = self._execute(sql, values)

@@ -5,8 +5,8 @@
     files       of the outbox and of spools, each replaced by rename
     logs        of Dagster: rows and lines that name them
     bytes       the warehouse copied into a fresh file, which takes its place
-    snapshots   all published again, events too; none from before is left, and no
-                sandbox
+    snapshots   all published again, events too; none from before is left, no sandbox
+                and no weekly report
 
 Each step can be done again and finds less to do. Whoever is killed anywhere runs the
 same again, and ends where an unbroken run ends.
@@ -35,6 +35,7 @@ from orchestration.outbox.integration_events import FORMATS
 from orchestration.shadow import sandbox, shadow
 from orchestration.shadow.swap import PREVIOUS
 from orchestration.snapshot import snapshot
+from serving.report import remove_reports
 
 # What `previous.replay` says a replay was of, once one of its learners is erased.
 ERASED_SCOPE = "learners of whom some are erased"
@@ -69,12 +70,13 @@ class Erasure:
 class Places:
     """Folders to erase from, and those only to look through (`of_others`).
 
-    `logs` is Dagster's.
+    `logs` is Dagster's; `reports` are written again every week.
     """
 
     outbox: Path
     spools: tuple[Path, ...] = ()
     logs: Path | None = None
+    reports: Path | None = None
     of_others: tuple[Path, ...] = ()
 
     @classmethod
@@ -84,6 +86,7 @@ class Places:
             outbox=settings.outbox,
             spools=tuple(spools),
             logs=settings.dagster_home,
+            reports=settings.reports,
             of_others=(settings.landing,),
         )
 
@@ -131,6 +134,9 @@ def erase(
         shadow.remove_left_behind(warehouse_path)
         database.rewrite(warehouse_path)
         sandbox.remove_all(warehouse_path)
+        if places.reports:
+            # All of them: how a page spells an id is up to HTML.
+            remove_reports(places.reports)
         snapshot.publish_again(warehouse_path, start_over=True)
     with database.open_for_reading(warehouse_path) as connection:
         landed = connection.execute("select distinct file from raw.load").fetchall()

@@ -1,6 +1,7 @@
 """Where a course loses its learners, and how far each of them is."""
 
 from dataclasses import dataclass
+from datetime import date
 
 from serving.reader import Reader, Row
 
@@ -41,6 +42,33 @@ def funnel(reader: Reader, course: str) -> Funnel:
         started["started"],
         reader.suppressed(steps, ("reached_count", "completed_count", "lost_count")),
     )
+
+
+def new_since(reader: Reader, since: date) -> Row:
+    """Of the courses in scope: learners with an event since that day, courses started
+    and completed since, learners with a new reason to need help."""
+    row = reader.row(
+        f"""
+        select
+            count(distinct user_id) filter (
+                {reader.day("last_event_at")} >= $since
+            ) as active_count,
+            count(*) filter ({reader.day("started_at")} >= $since) as started_count,
+            count(*) filter ({reader.day("completed_at")} >= $since)
+                as completed_count,
+            (
+                select count(distinct user_id) from analytics.v_learner_at_risk
+                where
+                    {reader.day("since")} >= $since
+                    and {reader.courses("course_id")}
+            ) as risk_count
+        from analytics.v_course_progress
+        where {reader.courses("course_id")}
+        """,
+        since=since,
+    )
+    [shown] = reader.suppressed([row], list(row))
+    return shown
 
 
 def statuses(reader: Reader, course: str) -> list[Row]:

@@ -2,6 +2,13 @@
 
 from serving.reader import Reader, Row
 
+# What each reason means, for people.
+REASONS = {
+    "inactive": "Inactive: started, not completed, no event for days",
+    "failing_quiz": "Failing a quiz: many submissions, none passed",
+    "stalled_video": "Stalled: several videos begun and left below half",
+}
+
 
 def at_risk(reader: Reader) -> list[Row]:
     """One row for each learner, course and reason; who has most reasons comes first,

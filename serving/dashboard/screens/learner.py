@@ -3,9 +3,8 @@
 import streamlit as st
 
 from serving import charts, formats, tables
-from serving.dashboard.screens.needs_help import WORDS
 from serving.dashboard.view import Page, drawn
-from serving.questions import learner
+from serving.questions import learner, needs_help
 from serving.reader import Row
 from serving.tables import Column
 
@@ -31,9 +30,9 @@ def _show(page: Page, user: str) -> None:
     reader = page.reader
     st.header(f"Learner {_plain(user)}")
     for risk in learner.risks(reader, user):
+        reason = needs_help.REASONS.get(risk["reason"], risk["reason"])
         page.lead(
-            f"Needs help in {risk['course_id']}: "
-            f"{WORDS.get(risk['reason'], risk['reason'])} ({risk['detail']})",
+            f"Needs help in {risk['course_id']}: {reason} ({risk['detail']})",
             page.events(
                 kind="risk",
                 user=user,

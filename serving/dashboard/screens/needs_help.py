@@ -9,11 +9,9 @@ from serving.dashboard.view import Page, drawn
 from serving.questions import needs_help
 from serving.tables import Column
 
-WORDS = {
-    "inactive": "Inactive: started, not completed, no event for days",
-    "failing_quiz": "Failing a quiz: many submissions, none passed",
-    "stalled_video": "Stalled: several videos begun and left below half",
-}
+
+def _meaning(reason: str) -> str:
+    return needs_help.REASONS.get(reason, reason)
 
 
 @drawn("Needs help")
@@ -36,7 +34,7 @@ def show(page: Page) -> None:
         (
             Column("user_id", "learner", formats.text, page.learner),
             Column("course_id", "course"),
-            Column("reason", "reason", lambda name: WORDS.get(name, name)),
+            Column("reason", "reason", _meaning),
             Column("detail", "what is seen"),
             Column("since", "since", page.moment),
             Column(

@@ -100,6 +100,7 @@ class Site:
             outbox=folder / "outbox",
             spools=(folder / "spool",),
             logs=folder / "dagster",
+            reports=folder / "reports",
             of_others=(folder / "landing",),
         )
         self.folder = folder
@@ -300,6 +301,20 @@ def test_readers_and_sandboxes_have_nothing_of_the_learner_either(
         seen = connection.execute(query).fetchall()
     assert seen == erased.warehouse.rows(query)
     assert NEIGHBOUR in dict(seen)
+
+
+def test_no_weekly_report_of_before_is_left(site: Site) -> None:
+    """It is written again; in HTML an id may be spelled in many ways."""
+    images = site.folder / "reports" / "images"
+    images.mkdir(parents=True)
+    (images / "all-courses-events.png").write_bytes(b"")
+    page = site.folder / "reports" / "all-courses.html"
+    page.write_text("of many")
+    site.erase(dry_run=True)
+    assert page.exists()
+    site.erase()
+    assert not page.exists()
+    assert not images.exists()
 
 
 def test_files_in_an_outbox_that_only_the_publisher_was_told_of_are_erased_too(
