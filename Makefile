@@ -109,6 +109,7 @@ check: $(STAMP)  ## Lint, types, and dbt without deprecations
 lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
+	@uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-oldest-reader.txt tests/requirements-oldest-reader.in
 
 clean:  ## Remove the environment and what was built; keeps data/
-	@rm -rf $(VENV) $(LRS) .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
+	@rm -rf $(VENV) $(LRS) .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target

@@ -78,9 +78,16 @@
     quantile_cont({{ column }}, {{ share }})
 {%- endmacro %}
 
-{#- The 128-bit key that an event is found by: `event_key` of raw.lms_event. -#}
+{#- The 128-bit key that an event is found by: `event_key` of raw.lms_event, where it is
+`md5_number(event_id)::uuid`. Older clients, who read the views, cannot cast a number so:
+it is the bytes of the MD5 from the last to the first. -#}
 {% macro event_key(event_id) -%}
-    coalesce(try_cast({{ event_id }} as uuid), cast(md5_number({{ event_id }}) as uuid))
+    coalesce(
+        try_cast({{ event_id }} as uuid),
+        cast(array_to_string(
+            list_reverse(regexp_extract_all(md5({{ event_id }}), '..')), ''
+        ) as uuid)
+    )
 {%- endmacro %}
 
 {#- One field of each member of an array of structs. -#}

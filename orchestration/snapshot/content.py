@@ -22,6 +22,10 @@ LIVE = "_live_"
 BEFORE = "_before_"
 NEW = "_new_"
 
+# What DuckDB 2.0 writes by itself no earlier client reads: no BI tool, no browser. A
+# snapshot is no larger for it.
+STORAGE_VERSION = "v1.0.0"
+
 # After so many changes to one file it is written whole: what is inserted bit by bit is
 # larger and slower to read.
 _MOST_CHANGES = 100
@@ -95,7 +99,9 @@ def write(
         else:
             return
     tables = _tables(connection, info.load_id)
-    connection.execute(f"attach {sql_path(path)} as {NEW}")
+    connection.execute(
+        f"attach {sql_path(path)} as {NEW} (storage_version '{STORAGE_VERSION}')"
+    )
     with transaction(connection):
         for schema in ("raw", "published", *schemas()):
             connection.execute(f"create schema {NEW}.{schema}")

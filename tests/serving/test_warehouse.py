@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -6,6 +10,7 @@ import pytest
 from ingest.errors import WarehouseError
 from orchestration.snapshot import snapshot
 from serving import LmsWarehouse
+from serving.published import snapshot_path
 from tests.support.builders import Class, Warehouse, ping, quiz
 
 
@@ -69,3 +74,57 @@ def test_a_query_takes_parameters_and_its_error_is_one_line(
 def test_without_a_snapshot_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WarehouseError, match="run `warehouse refresh`"):
         LmsWarehouse(tmp_path / "none.duckdb").progress()
+
+
+ROOT = Path(__file__).parents[2]
+
+# What a client of another language does: it opens the file and asks.
+OLD_CLIENT = """
+import duckdb, json, sys
+connection = duckdb.connect(sys.argv[1], read_only=True)
+found = {"version": duckdb.__version__}
+for schema, name in connection.execute(
+    "select table_schema, table_name from information_schema.tables"
+).fetchall():
+    rows = connection.execute(f'select * from "{schema}"."{name}"').fetchall()
+    found[f"{schema}.{name}"] = len(rows)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def oldest_reader() -> Path:
+    """Where the oldest client is, installed once; its file says which."""
+    folder, wanted = ROOT / ".oldest-reader", "tests/requirements-oldest-reader.txt"
+    made = folder / wanted
+    if not made.exists() or made.read_bytes() != (ROOT / wanted).read_bytes():
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--upgrade"),
+                *("--no-deps", "--require-hashes", "--disable-pip-version-check"),
+                *("--target", str(folder), "--requirement", wanted),
+            ],
+            cwd=ROOT,
+            check=True,
+        )
+        made.parent.mkdir(exist_ok=True)
+        made.write_bytes((ROOT / wanted).read_bytes())
+    return folder
+
+
+def test_an_old_client_reads_every_table_and_view(
+    published: LmsWarehouse, oldest_reader: Path
+) -> None:
+    asked = subprocess.run(
+        [sys.executable, "-c", OLD_CLIENT, str(snapshot_path(published.path))],
+        env={**os.environ, "PYTHONPATH": str(oldest_reader)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads(asked.stdout)
+    assert found.pop("version") == "1.1.3"
+    assert len(found) > 50
+    for name, count in found.items():
+        assert len(published.query(f"from {name}")) == count, name
