@@ -38,6 +38,13 @@ old one.
         project varchar not null,
         made varchar
     );
+    -- What this project makes, or once made: orchestration/derive/leftovers.py.
+    create table if not exists bookkeeping.relation (
+        schema_name varchar not null,
+        name varchar not null,
+        in_project boolean not null,
+        is_public boolean not null
+    );
     create or replace view bookkeeping.model_lag as
     select
         watermark.model,
@@ -64,6 +71,36 @@ old one.
     drop view if exists projections.prj_class;
     drop view if exists projections.prj_course_step;
     drop view if exists projections.prj_course_activity
+{% endmacro %}
+
+{#- Notes at the start of a run what the project has, and what it no longer has. The
+    watermark of a model that is gone goes with it: it would hold up whoever asks for the
+    least one, and a model that comes back starts over. -#}
+{% macro remember_relations() %}
+    {% set relations = [] %}
+    {% set models = [] %}
+    {% set nodes = graph.nodes.values() if execute else [] %}
+    {% for node in nodes if node.resource_type in ('model', 'seed') %}
+        {% do relations.append(
+            "('" ~ node.schema ~ "', '" ~ node.alias ~ "', "
+            ~ (node.get('access') == 'public') ~ ')'
+        ) %}
+        {% do models.append("'" ~ node.name ~ "'") %}
+    {% endfor %}
+    {% if relations %}
+        merge into bookkeeping.relation as known
+        using (
+            from (values {{ relations | join(', ') }})
+            as project (schema_name, name, is_public)
+        ) as project
+        on known.schema_name = project.schema_name and known.name = project.name
+        when matched then update set in_project = true, is_public = project.is_public
+        when not matched then insert (schema_name, name, in_project, is_public)
+        values (project.schema_name, project.name, true, project.is_public)
+        when not matched by source then update set in_project = false;
+        delete from {{ watermark_table() }}
+        where model not in ({{ models | join(', ') }})
+    {% endif %}
 {% endmacro %}
 
 {#- The upstream of the running model: its nearest incremental models, and all the code

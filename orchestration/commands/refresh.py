@@ -1,14 +1,16 @@
-"""Deriving: `warehouse refresh`, `warehouse rebuild` and `warehouse check`."""
+"""Deriving: `warehouse refresh`, `rebuild` and `check`, and what is left over."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ingest.store import database
 from orchestration.commands.terminal import (
     AsJson,
     errors,
     output,
     print_json,
+    print_table,
     settings,
     short_path,
 )
@@ -38,6 +40,38 @@ def check(as_json: AsJson = False) -> None:
 
     checked = dbt_runner.check(settings().warehouse)
     _report(checked, checked.as_json() if as_json else None)
+
+
+@commands.command("leftovers")
+def leftovers_command(
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop them, in one transaction.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the tables and views that the project no longer has, and perhaps drop them.
+
+    As the last refresh saw the project. Readers no longer get them.
+    """
+    from orchestration.derive import leftovers
+
+    path = settings().warehouse
+    with database.open_for_reading(path) as connection:
+        found = leftovers.find(connection)
+    if drop and found:
+        with database.open_for_writing(path) as connection:
+            found = leftovers.drop(connection)
+    if as_json:
+        names = [leftover.full_name for leftover in found]
+        print_json({"dropped" if drop else "leftovers": names})
+    elif not found:
+        output.print("Nothing is left over.")
+    else:
+        print_table(
+            "Dropped" if drop else "No longer in the project, and not published",
+            ["schema", "name", "kind"],
+            [(each.schema, each.name, each.kind) for each in found],
+        )
 
 
 def _refresh(*, rebuild: bool, as_json: bool) -> None:
@@ -74,6 +108,22 @@ def _report(derivation: "Derivation", as_json: dict[str, Any] | None) -> None:
         for node in derivation.nodes:
             if node.warned:
                 output.print(f"warning: {node.name}: {node.message}", markup=False)
+    if as_json is None:
+        for leftover in derivation.leftovers:
+            output.print(
+                f"left over: {leftover.full_name} ({leftover.kind}): the project no "
+                "longer has it, and readers no longer get it; "
+                "`warehouse leftovers --drop` drops it",
+                markup=False,
+                soft_wrap=True,
+            )
+        for leftover in derivation.dropped:
+            output.print(
+                f"dropped: {leftover.full_name} ({leftover.kind}): the project no "
+                "longer has it",
+                markup=False,
+                soft_wrap=True,
+            )
     for node in derivation.failures:
         message = " ".join((node.message or "").split())
         errors.print(f"error: {node.name}: {message}")

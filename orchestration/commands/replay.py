@@ -130,11 +130,17 @@ def _replay(scope: "Scope", apply: bool, examples: int, as_json: bool) -> None:
         output.print(f"changed rules: {', '.join(found.changed_rules)}", markup=False)
     if found.changed_views:
         output.print(f"changed views: {', '.join(found.changed_views)}", markup=False)
+    for leftover in found.leftovers:
+        output.print(
+            f"left over: {leftover}: the project no longer has it; --apply drops it",
+            markup=False,
+            soft_wrap=True,
+        )
     for note in found.notes:
         output.print(f"note: {note}", markup=False)
     if found.applied:
         output.print("Swapped in. `warehouse replay --undo` puts back what was there.")
-    elif found.is_same and not found.changed_views:
+    elif found.is_same and not (found.changed_views or found.leftovers):
         output.print("Deriving again gives what is there.")
     else:
         output.print("Nothing was changed; --apply swaps this in.")

@@ -109,6 +109,15 @@ def derived_assets(
         with database.open_for_reading(path) as connection:
             events = list(_events(context, derivation, connection))
     yield from events
+    for leftover in (*derivation.leftovers, *derivation.dropped):
+        context.log.warning(
+            f"{leftover.full_name}: no longer in the project"
+            + (
+                ", and dropped"
+                if leftover in derivation.dropped
+                else " nor published; `warehouse leftovers --drop` drops it"
+            )
+        )
     if not derivation.succeeded:
         failures = [f"{node.name}: {node.message}" for node in derivation.failures]
         raise dg.Failure("; ".join(failures), allow_retries=False)

@@ -18,29 +18,19 @@ from pathlib import Path
 import duckdb
 
 from ingest.store.database import sql_name, sql_text, transaction
-from orchestration.derive import dbt_project
-
-# The schema of what is remembered; dbt's hook makes it (macros/incremental.sql).
-SCHEMA = "bookkeeping"
+from orchestration.derive import dbt_project, leftovers
 
 _ENGINE = ("dbt-core", "dbt-duckdb", "duckdb")
 
 
-def schemas() -> list[str]:
-    """Every schema that dbt makes: one for each layer, and the bookkeeping."""
-    return [SCHEMA, *dbt_project.layers()]
-
-
-def quoted_list(names: Iterable[str]) -> str:
-    return ", ".join(sql_text(name) for name in names)
-
-
 def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:
     """Names the definitions of all tables and views, and the seeds' contents."""
-    layers = (
-        f"database_name = {sql_text(database)} "
-        f"and schema_name in ('raw', {quoted_list(schemas())})"
-    )
+
+    def chosen(name: str) -> str:
+        made = leftovers.of_project(connection, database, name)
+        of = f"database_name = {sql_text(database)}"
+        return f"{of} and (schema_name = 'raw' or {made})"
+
     seeds = ",".join(
         f"(select string_agg(seed::varchar, ';' order by seed::varchar) "
         f"from {sql_name(database, *seed.split('.'))} as seed)"
@@ -52,11 +42,11 @@ def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> st
             '|',
             (
                 select string_agg(sql, ';' order by schema_name, view_name)
-                from duckdb_views() where {layers}
+                from duckdb_views() where {chosen("view_name")}
             ),
             (
                 select string_agg(sql, ';' order by schema_name, table_name)
-                from duckdb_tables() where {layers}
+                from duckdb_tables() where {chosen("table_name")}
             ),
             {seeds}
         ))

@@ -38,8 +38,10 @@ def layers() -> list[str]:
 
 def seeds() -> list[str]:
     """Every seed, as the table `schema.name` that it makes."""
+    folder = DBT_PROJECT / "seeds"
     return sorted(
-        f"{file.parent.name}.{file.stem}" for file in DBT_PROJECT.glob("seeds/*/*.csv")
+        f"{file.relative_to(folder).parts[0]}.{file.stem}"
+        for file in folder.glob("*/**/*.csv")
     )
 
 

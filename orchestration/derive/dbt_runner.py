@@ -18,8 +18,9 @@ from typing import Any
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from ingest.store import database
-from orchestration.derive import bookkeeping, dbt_project, runs
+from orchestration.derive import bookkeeping, dbt_project, leftovers, runs
 from orchestration.derive.dbt_project import Project, Relation
+from orchestration.derive.leftovers import Leftover
 
 # The tests that scan the whole history.
 FULL_SCAN_TESTS = "tag:full_scan"
@@ -73,13 +74,16 @@ class Derivation:
 
     `nothing_new` when dbt was not needed: all was up to date. `views_unchanged` when
     views and seeds were not made again: they are as an earlier run of the same project
-    made them.
+    made them. `leftovers` are what the project no longer has, `dropped` what a rebuild
+    has dropped of it.
     """
 
     nodes: tuple[Node, ...]
     seconds: float
     nothing_new: bool = False
     views_unchanged: bool = False
+    leftovers: tuple[Leftover, ...] = ()
+    dropped: tuple[Leftover, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -101,6 +105,8 @@ class Derivation:
                 {"name": node.name, "message": node.message} for node in self.failures
             ],
             "skipped": [node.name for node in self.nodes if node.status == "skipped"],
+            "leftovers": [leftover.full_name for leftover in self.leftovers],
+            "dropped": [leftover.full_name for leftover in self.dropped],
             "seconds": self.seconds,
         }
 
@@ -119,8 +125,9 @@ def derive(
     models if empty; `variables` override those of dbt_project.yml. With `if_needed`,
     dbt does not run when nothing came and nothing was edited since the last refresh.
     Views and seeds are made again only after an edit, or when they are not as they were
-    made. A model or a test that fails is in the result. Raises `WarehouseError` when
-    dbt cannot run.
+    made. What the project no longer has is named, and dropped by a `rebuild` of
+    everything that succeeds. A model or a test that fails is in the result. Raises
+    `WarehouseError` when dbt cannot run.
     """
     if select or variables:
         return _derive(
@@ -159,8 +166,12 @@ def _derive(
             if rebuild:
                 bookkeeping.forget_checks(connection)
             elif if_needed and bookkeeping.is_up_to_date(connection, edition):
-                seconds = round(time.perf_counter() - started, 3)
-                return Derivation((), seconds, nothing_new=True)
+                return Derivation(
+                    nodes=(),
+                    seconds=round(time.perf_counter() - started, 3),
+                    nothing_new=True,
+                    leftovers=tuple(leftovers.find(connection)),
+                )
             else:
                 bookkeeping.forget_checks(connection, of_other_than=edition)
                 views_unchanged = bookkeeping.views_are_unchanged(connection, edition)
@@ -173,10 +184,18 @@ def _derive(
     derivation = _run(warehouse_path, arguments, select, variables)
     # What was edited while it ran may be in it or not: the next run makes it all.
     is_what_ran = edition == bookkeeping.project_fingerprint(dbt_project.files())
+    left: tuple[Leftover, ...] = ()
+    dropped: tuple[Leftover, ...] = ()
     if everything and derivation.succeeded and is_what_ran:
         with database.open_for_writing(warehouse_path) as connection:
             bookkeeping.remember_success(connection, edition)
-    return replace(derivation, views_unchanged=views_unchanged)
+            if rebuild:
+                dropped = tuple(leftovers.drop(connection))
+            else:
+                left = tuple(leftovers.find(connection))
+    return replace(
+        derivation, views_unchanged=views_unchanged, leftovers=left, dropped=dropped
+    )
 
 
 def check(

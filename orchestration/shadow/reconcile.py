@@ -19,7 +19,9 @@ from ingest.errors import WarehouseError, first_line
 from ingest.landing import loads
 from ingest.store import conservation, database
 from ingest.store.conservation import BrokenLoad, Totals
+from orchestration.derive import leftovers
 from orchestration.derive.dbt_project import Relation
+from orchestration.derive.leftovers import Leftover
 from orchestration.shadow import shadow
 from orchestration.shadow.difference import (
     DERIVED,
@@ -124,6 +126,7 @@ class Reconciliation:
     broken_loads: tuple[BrokenLoad, ...]
     tables: tuple[Table, ...]
     changed_views: tuple[str, ...]
+    leftovers: tuple[str, ...]
     gaps: tuple[Gap, ...]
     missing_sources: tuple[MissingSource, ...]
     missing_source_count: int
@@ -151,6 +154,12 @@ class Reconciliation:
                 add(table.table, problem)
         for view in self.changed_views:
             add(view, "another definition than the project's")
+        for leftover in self.leftovers:
+            add(
+                leftover,
+                "left over: the project no longer has it; "
+                "`warehouse leftovers --drop` drops it",
+            )
         for source in self.missing_sources:
             where = ", ".join(
                 f"{name} {_spelled(value)}"
@@ -220,7 +229,8 @@ def reconcile(
 
     Without `repair` the warehouse is only read. With it, the rows of the keys that
     differ, changed views and impossible watermarks become, in one transaction, what
-    deriving again gave, and then everything is looked at again. What is wrong in raw
+    deriving again gave, what the project no longer has is dropped, and then everything
+    is looked at again. What is wrong in raw
     cannot be repaired from raw. `variables` are those that the warehouse was refreshed
     with. Raises `WarehouseError` when the warehouse cannot be read or written.
     """
@@ -306,6 +316,7 @@ class _Live:
             broken_loads=tuple(conservation.broken_loads(self._connection)),
             tables=(),
             changed_views=(),
+            leftovers=(),
             gaps=(),
             missing_sources=sources,
             missing_source_count=count,
@@ -382,11 +393,14 @@ class _Rederivation:
         self._variables = variables
         self._differing: list[tuple[int, Relation, Table]] = []
         self._views: list[Relation] = []
+        self._leftovers: list[Leftover] = []
         self._wrong_watermarks: list[tuple[int, str]] = []
 
     @property
     def has_repairs(self) -> bool:
-        return bool(self._differing or self._views or self._wrong_watermarks)
+        return bool(
+            self._differing or self._views or self._leftovers or self._wrong_watermarks
+        )
 
     def derive_and_compare(self, found: Reconciliation) -> Reconciliation:
         tables: list[Table] = []
@@ -422,11 +436,14 @@ class _Rederivation:
                         tables.append(self._compare(connection, relation, watermark))
                 if is_first:
                     self._views = changed_views(connection, LIVE, made)
+                    own = leftovers.current_database(connection)
+                    self._leftovers = leftovers.find(connection, LIVE, own)
         return replace(
             found,
             tables=tuple(sorted(tables, key=lambda table: table.table)),
             gaps=tuple(gaps),
             changed_views=tuple(view.full_name for view in self._views),
+            leftovers=tuple(leftover.full_name for leftover in self._leftovers),
             failure="; ".join(failures) or None,
         )
 
@@ -518,6 +535,9 @@ class _Rederivation:
                     or ""
                 )
                 done.append(f"{relation.full_name}: its definition")
+            leftovers.remove(live, self._leftovers)
+            for leftover in self._leftovers:
+                done.append(f"{leftover.full_name}: dropped")
             for watermark, model in self._wrong_watermarks:
                 live.execute(
                     "delete from bookkeeping.watermark where model = $1", [model]

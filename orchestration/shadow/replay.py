@@ -15,6 +15,7 @@ import duckdb
 
 from ingest.errors import WarehouseError
 from ingest.store import database
+from orchestration.derive import leftovers
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow import shadow
 from orchestration.shadow.as_of import LIVE_ANSWERS
@@ -84,7 +85,7 @@ class Replay:
     `through_load` is the newest load that the live state has taken in; nothing past it
     is derived from. `learners` is None for everything. `changed_rules` are the models
     whose live state another rule made, `changed_views` the views with another
-    definition.
+    definition, `leftovers` what the project no longer has.
     """
 
     scope: str
@@ -93,6 +94,7 @@ class Replay:
     differences: tuple[Difference, ...]
     changed_rules: tuple[str, ...]
     changed_views: tuple[str, ...]
+    leftovers: tuple[str, ...]
     notes: tuple[str, ...]
     applied: bool
     seconds: float
@@ -367,6 +369,14 @@ def _compare(
         changed_views=tuple(
             relation.full_name for relation in changed_views(connection, LIVE, made)
         ),
+        leftovers=()
+        if is_part
+        else tuple(
+            leftover.full_name
+            for leftover in leftovers.find(
+                connection, LIVE, leftovers.current_database(connection)
+            )
+        ),
         notes=tuple(notes),
         applied=False,
         seconds=0,
@@ -432,5 +442,6 @@ def _is_worth_a_swap(
         differing
         or found.changed_views
         or found.changed_rules
+        or found.leftovers
         or _behind(connection, plan)
     )

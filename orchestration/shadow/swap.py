@@ -14,6 +14,7 @@ import duckdb
 from ingest.errors import WarehouseError, first_line
 from ingest.store import database
 from ingest.store.database import transaction
+from orchestration.derive import leftovers
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow.difference import columns, definition, quoted
 from orchestration.shadow.shadow import SHADOW, Shadow
@@ -122,12 +123,28 @@ def _swap_everything(live: duckdb.DuckDBPyConnection, made: Shadow) -> None:
     for relation in changed_views(live, SHADOW, made):
         _keep(live, relation)
         _make(live, relation, definition(live, f"'{SHADOW}'", relation))
-    live.execute(
-        f"""
-        delete from bookkeeping.watermark
-        where model in (select model from {SHADOW}.bookkeeping.watermark)
-        """
-    )
+    own = leftovers.current_database(live)
+    left = leftovers.find(live, own, SHADOW)
+    for leftover in left:
+        _keep(live, Relation("", leftover.schema, leftover.name, "", ()))
+    leftovers.remove(live, left)
+    if leftovers.is_known(live, own):  # else the next refresh notes what there is
+        live.execute(
+            f"""
+            update bookkeeping.relation set in_project = (schema_name, name) in (
+                select (schema_name, name)
+                from {SHADOW}.bookkeeping.relation where in_project
+            )
+            """
+        )
+        live.execute(
+            f"""
+            insert into bookkeeping.relation by name
+            from {SHADOW}.bookkeeping.relation as made
+            anti join bookkeeping.relation using (schema_name, name)
+            """
+        )
+    live.execute("delete from bookkeeping.watermark")
     live.execute(
         f"insert into bookkeeping.watermark by name from {SHADOW}.bookkeeping.watermark"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from ingest.store.database import sql_path, transaction
-from orchestration.derive.bookkeeping import quoted_list, schemas
+from orchestration.derive import leftovers
 
 # Names in the connection that publishes.
 LIVE = "_live_"
@@ -45,9 +45,8 @@ _RAW = {
     "dead_letter": "* exclude (line)",
 }
 
-
-def _is_derived() -> str:
-    return f"schema_name in ({quoted_list(schemas())})"
+# Of a snapshot's schemas those that dbt did not make.
+_NOT_DERIVED = "schema_name in ('raw', 'published')"
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def write(
         f"attach {sql_path(path)} as {NEW} (storage_version '{STORAGE_VERSION}')"
     )
     with transaction(connection):
-        for schema in ("raw", "published", *schemas()):
-            connection.execute(f"create schema {NEW}.{schema}")
+        for schema in _schemas(connection):
+            connection.execute(f'create schema {NEW}."{schema}"')
         for table in tables:
             _copy(connection, table)
         _describe(connection, info, changes=0)
@@ -140,7 +139,8 @@ def _finish(connection: duckdb.DuckDBPyConnection) -> None:
 def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]:
     derived = connection.execute(
         "select schema_name, table_name from duckdb_tables() "
-        f"where database_name = '{LIVE}' and {_is_derived()}"
+        f"where database_name = '{LIVE}' "
+        f"and {leftovers.of_project(connection, LIVE)}"
     ).fetchall()
     try:
         keys = dict(
@@ -190,21 +190,36 @@ def _changes(connection: duckdb.DuckDBPyConnection) -> int | None:
 def _shape(
     connection: duckdb.DuckDBPyConnection, database: str
 ) -> list[tuple[str, ...]]:
-    """The columns of all tables and views that a snapshot has, and which are tables."""
-    raw = f"schema_name = 'raw' and table_name in ({quoted_list(_RAW)})"
+    """The columns of all tables and views that a snapshot has, and which are tables. Of
+    the warehouse those that are to be in one; of the one before, those that are."""
+    names = ", ".join(f"'{table}'" for table in _RAW)
+    raw = f"schema_name = 'raw' and table_name in ({names})"
+    derived = (
+        leftovers.of_project(connection, LIVE)
+        if database == LIVE
+        else f"not {_NOT_DERIVED}"
+    )
     return connection.execute(
         f"""
         select schema_name, table_name, column_name, data_type
         from duckdb_columns()
         where
             database_name = '{database}'
-            and ({_is_derived()} or ({raw} and column_name != 'line'))
+            and ({derived} or ({raw} and column_name != 'line'))
         union all
         select schema_name, table_name, '', 'table' from duckdb_tables()
-        where database_name = '{database}' and ({_is_derived()} or {raw})
+        where database_name = '{database}' and ({derived} or {raw})
         order by all
         """
     ).fetchall()
+
+
+def _schemas(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    derived = connection.execute(
+        "select distinct schema_name from duckdb_columns() "
+        f"where database_name = '{LIVE}' and {leftovers.of_project(connection, LIVE)}"
+    ).fetchall()
+    return ["raw", "published", *(schema for (schema,) in derived)]
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, table: _Table) -> None:
@@ -288,13 +303,14 @@ def _make_events(connection: duckdb.DuckDBPyConnection, info: SnapshotInfo) -> N
 def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     """A view names tables and views without their database: the new one's, then. Each
     is made after those that it reads, an order that DuckDB does not keep."""
-    to_make = _views(connection, LIVE)
-    if _views(connection, NEW) == to_make:
+    made = leftovers.of_project(connection, LIVE, "view_name")
+    to_make = _views(connection, LIVE, made)
+    if _views(connection, NEW, f"not {_NOT_DERIVED}") == to_make:
         return
     connection.execute(f"use {NEW}")
     for schema, view in connection.execute(
         "select schema_name, view_name from duckdb_views() "
-        f"where database_name = '{NEW}' and {_is_derived()}"
+        f"where database_name = '{NEW}' and not {_NOT_DERIVED} and not internal"
     ).fetchall():
         connection.execute(f'drop view "{schema}"."{view}"')
     while to_make:
@@ -311,9 +327,12 @@ def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("use memory")
 
 
-def _views(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
+def _views(
+    connection: duckdb.DuckDBPyConnection, database: str, chosen: str
+) -> list[str]:
     found = connection.execute(
-        "select sql from duckdb_views() "
-        f"where database_name = '{database}' and {_is_derived()} order by sql"
+        "select sql from duckdb_views() where database_name = $1 and not internal "
+        f"and {chosen} order by sql",
+        [database],
     ).fetchall()
     return [sql for (sql,) in found]

@@ -1,7 +1,6 @@
 """A private copy to try an edit in, and what the edit changes."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,24 +8,12 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import WarehouseError
-from orchestration.derive import dbt_project
 from orchestration.shadow import sandbox
 from orchestration.snapshot import snapshot
 from serving import published
 from tests.support.builders import Class, Warehouse, ping, quiz
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the dbt project, to be edited."""
-    copy = tmp_path / "dbt_project"
-    shutil.copytree(
-        dbt_project.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target")
-    )
-    monkeypatch.setattr(dbt_project, "DBT_PROJECT", copy)
-    return copy
 
 
 def edit(file: Path, old: str, new: str) -> None:
