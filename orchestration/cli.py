@@ -30,6 +30,7 @@ from orchestration.commands import (
     refresh,
     replay,
     report,
+    sandbox,
     serve,
     status,
 )
@@ -47,7 +48,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 for family in (
     *(demo, collect, lms, land, dead_letters, refresh, status),
-    *(read, dashboard, report, serve, publish, replay, erase, contracts),
+    *(read, sandbox, dashboard, report, serve, publish, replay, erase, contracts),
 ):
     app.add_typer(family.commands)
 

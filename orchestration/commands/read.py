@@ -11,7 +11,6 @@ from orchestration.commands.terminal import (
     print_json,
     print_table,
     settings,
-    short_path,
 )
 
 commands = typer.Typer()
@@ -82,91 +81,3 @@ def export(
         output.print(
             f"{written.rows:,} rows in {written.path}", markup=False, soft_wrap=True
         )
-
-
-@commands.command()
-def sandbox(
-    name: Annotated[
-        str | None, typer.Argument(help="Of the sandbox; without it, all are listed.")
-    ] = None,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Remove it instead.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a private copy of what is published, to try an edit in."""
-    from orchestration.shadow import sandbox as sandboxes
-
-    path = settings().warehouse
-    if name is None:
-        found = sandboxes.sandboxes(path)
-        if as_json:
-            print_json(found)
-        else:
-            print_table(
-                "",
-                ["sandbox", "through load", "bytes", "path"],
-                [(each.name, each.load_id, each.bytes, each.path) for each in found],
-            )
-        return
-    if remove:
-        sandboxes.remove(path, name)
-        if as_json:
-            print_json({"removed": name})
-        else:
-            output.print(f"removed {name}", markup=False)
-        return
-    made = sandboxes.make(path, name)
-    if as_json:
-        print_json(made)
-        return
-    place = short_path(made.path)
-    for line in (
-        f"{place}: {made.bytes / 1e6:.1f} MB, through load {made.load_id}",
-        f"edit a model, then: warehouse diff {name}",
-        f"or build it yourself: LMS_SANDBOX={made.path} dbt build --target sandbox "
-        "--project-dir dbt_project --profiles-dir dbt_project",
-    ):
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@commands.command()
-def diff(
-    name: Annotated[str, typer.Argument(help="Of the sandbox.")],
-    build: Annotated[
-        bool, typer.Option(help="First build what an edit reaches, with dbt.")
-    ] = True,
-    examples: Annotated[
-        int, typer.Option(help="Of each kind of change in each table.")
-    ] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Show what edits to the project change in a sandbox, against what is published."""
-    from orchestration.shadow import difference
-    from orchestration.shadow import sandbox as sandboxes
-
-    found = sandboxes.diff(settings().warehouse, name, build=build, examples=examples)
-    if as_json:
-        print_json(found.as_json())
-        return
-    edited = ", ".join(found.edited) or "no model"
-    for line in (
-        f"edited: {edited}",
-        f"downstream: {', '.join(found.downstream) or 'nothing'}",
-        f"compared: {found.compared} tables and views, through load {found.load_id}, "
-        f"in {found.seconds:.1f} s",
-    ):
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not found.differences:
-        output.print("Nothing differs from what is published.")
-        return
-    print_table(
-        "What differs from what is published",
-        ["table", "rows", "added", "gone", "changed", "changed columns"],
-        sandboxes.summary_rows(found.differences),
-    )
-    print_table(
-        "Examples",
-        ["table", "change", "row", "published -> sandbox"],
-        difference.example_rows(found.differences),
-    )

@@ -80,6 +80,20 @@ def print_table(
     output.print(table)
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as GitHub and its like show it."""
+
+    def line(values: Sequence[Any]) -> str:
+        cells = ("" if value is None else str(value) for value in values)
+        escaped = (
+            text.replace("\\", r"\\").replace("|", r"\|").replace("\n", " ")
+            for text in cells
+        )
+        return f"| {' | '.join(escaped)} |"
+
+    return "\n".join([line(columns), line(["---"] * len(columns)), *map(line, rows)])
+
+
 def cell(value: object) -> str:
     if value is None:
         return ""

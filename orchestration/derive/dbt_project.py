@@ -55,7 +55,8 @@ class Relation:
     """A table or view that dbt makes, and by which columns its rows are known.
 
     `kind` is `incremental`, `view`, `seed` or `table`; `key` are the columns of its
-    test `unique_combination` or `key_and_conditions`, none if it has neither.
+    test `unique_combination` or `key_and_conditions`, none if it has neither. What
+    `is_public` has readers who rely on its columns.
     """
 
     unique_id: str
@@ -63,6 +64,7 @@ class Relation:
     name: str
     kind: str
     key: tuple[str, ...]
+    is_public: bool = False
 
     @property
     def full_name(self) -> str:
@@ -84,6 +86,7 @@ def relations(manifest: Any) -> dict[str, Relation]:
             name=node.alias,
             kind=str(node.config.materialized),
             key=keys.get(unique_id, ()),
+            is_public=getattr(node, "access", None) == "public",
         )
         for unique_id, node in manifest.nodes.items()
         if node.resource_type in ("model", "seed")

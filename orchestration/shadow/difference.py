@@ -31,12 +31,14 @@ class Example:
 class Difference:
     """What deriving again makes of one table or view; `rows` are the derived ones.
 
+    One that `is_new` is not there live, or cannot be read: all its rows are added.
     Columns that only one side has, or that have another type there, are named with
     their type, and not compared. `columns_changed` says of how many changed rows each
     column differs.
     """
 
     table: str
+    is_new: bool
     rows: int
     added: int
     gone: int
@@ -52,7 +54,38 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.added or self.gone or self.changed or self.other_columns)
+        rows = self.added or self.gone or self.changed
+        return not (self.is_new or rows or self.other_columns)
+
+    @property
+    def column_changes(self) -> list[str]:
+        """For people: what is gone, was added, or has another type."""
+        added, gone = _types(self.columns_added), _types(self.columns_gone)
+        return [
+            *(f"- {name}" for name in gone if name not in added),
+            *(f"+ {name} {added[name]}" for name in added if name not in gone),
+            *(
+                f"{name} {gone[name]} -> {added[name]}"
+                for name in gone
+                if name in added
+            ),
+        ]
+
+    @property
+    def missing_columns(self) -> list[str]:
+        """For people: what a reader of the live columns no longer finds."""
+        added = _types(self.columns_added)
+        return [
+            f"column {name} is {added[name]}, was {type_}"
+            if name in added
+            else f"column {name} is gone"
+            for name, type_ in _types(self.columns_gone).items()
+        ]
+
+
+def _types(named: Sequence[str]) -> dict[str, str]:
+    """The type of each column, of columns that are named with their type."""
+    return dict(column.split(" ", 1) for column in named)
 
 
 def compare(
@@ -61,21 +94,25 @@ def compare(
     *,
     only: str = "true",
     examples: int = 3,
+    place: Relation | None = None,
 ) -> Difference:
     """Compares live rows that satisfy `only` with all derived ones.
 
     Rows are compared whole, as often as each is there; of each kind of change at most
-    `examples` are named, the least keys first. `connection` is one of `shadow.opened`.
+    `examples` are named, the least keys first. `place` is where the relation stands
+    live, if it was moved. `connection` is one of `shadow.opened`.
     """
+    place = place or relation
     after = columns(connection, DERIVED, relation)
-    before = columns(connection, f"'{LIVE}'", relation)
-    if not _is_readable(connection, relation):
-        before = {}
+    before = columns(connection, f"'{LIVE}'", place)
+    is_new = not _is_readable(connection, place)
+    if is_new:
+        before = after
     common = [name for name in after if after[name] == before.get(name)]
-    selected = ", ".join(f'"{name}"' for name in common) or '0 as "nothing"'
+    selected = ", ".join(f'"{name}"' for name in common) or "0"
     derived = f"select {selected} from {quoted(relation)}"
-    live = f"select {selected} from {LIVE}.{quoted(relation)} where {only}"
-    if not before:
+    live = f"select {selected} from {LIVE}.{quoted(place)} where {only}"
+    if is_new:
         live = f"{derived} where false"
     differing = 0
     for table, rows, others in (
@@ -87,12 +124,12 @@ def compare(
         ).fetchall()
         differing += count
     [[row_count]] = connection.execute(f"select count(*) from ({derived})").fetchall()
-    key = [name for name in relation.key if name in common] or common or ["nothing"]
-    changes = _Changes(connection, key, common)
-    kinds = ("added", "gone", "changed") if differing else ()
+    changes = _Changes(connection, known_by(relation, common), common)
+    kinds = ("added", "gone", "changed") if differing and common else ()
     counts = {kind: changes.count(kind) for kind in kinds}
     return Difference(
         table=relation.full_name,
+        is_new=is_new,
         rows=row_count,
         added=counts.get("added", 0),
         gone=counts.get("gone", 0),
@@ -108,6 +145,13 @@ def compare(
             example for kind in kinds for example in changes.examples(kind, examples)
         ),
     )
+
+
+def known_by(relation: Relation, common: Sequence[str]) -> Sequence[str]:
+    """The columns by which rows of both sides are brought together: the key, or if one
+    side lacks a part of it, all that both have."""
+    has_key = relation.key and set(relation.key) <= set(common)
+    return relation.key if has_key else common
 
 
 def _is_readable(connection: duckdb.DuckDBPyConnection, relation: Relation) -> bool:
@@ -212,15 +256,12 @@ def summary_rows(differences: Sequence[Difference]) -> list[tuple[Any, ...]]:
     """For people, under the headings of `SUMMARY`."""
     return [
         (
-            each.table,
+            f"{each.table} (new)" if each.is_new else each.table,
             each.rows,
             each.added,
             each.gone,
             each.changed,
-            ", ".join(
-                [f"+ {name}" for name in each.columns_added]
-                + [f"- {name}" for name in each.columns_gone]
-            ),
+            ", ".join(each.column_changes),
         )
         for each in differences
     ]

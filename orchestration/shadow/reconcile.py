@@ -29,6 +29,7 @@ from orchestration.shadow.difference import (
     columns,
     compare,
     definition,
+    known_by,
     quoted,
 )
 from orchestration.shadow.shadow import LIVE
@@ -601,8 +602,7 @@ def _key(
 ) -> str:
     """The columns that `compare` brings rows together by; empty if there are none."""
     common = [name for name in derived if derived[name] == live.get(name)]
-    key = [name for name in relation.key if name in common] or common
-    return ", ".join(f'"{name}"' for name in key)
+    return ", ".join(f'"{name}"' for name in known_by(relation, common))
 
 
 def _shadow(watermark: int) -> str:

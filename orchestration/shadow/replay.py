@@ -431,11 +431,11 @@ def _is_worth_a_swap(
     differing = [each for each in found.differences if not each.is_empty]
     if is_part:
         for difference in differing:
-            if difference.other_columns:
+            if difference.is_new or difference.other_columns:
+                what = ", ".join(difference.column_changes) or "new"
                 raise WarehouseError(
-                    f"{difference.table} has other columns now "
-                    f"({', '.join(difference.other_columns)}), which only a replay of "
-                    "everything can swap; nothing was changed"
+                    f"{difference.table} has other columns now ({what}), which only a "
+                    "replay of everything can swap; nothing was changed"
                 )
         return any(difference.table in state for difference in differing)
     return bool(

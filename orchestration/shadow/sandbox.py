@@ -24,8 +24,8 @@ import duckdb
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
 from ingest.store import database, files
-from orchestration.derive import dbt_runner
-from orchestration.derive.dbt_project import Relation
+from orchestration.derive import dbt_runner, leftovers
+from orchestration.derive.dbt_project import Project, Relation
 from orchestration.derive.dbt_runner import Derivation
 from orchestration.shadow import difference
 from orchestration.shadow.difference import Difference
@@ -50,14 +50,20 @@ class Diff:
     """What a sandbox has otherwise than the newest snapshot, both at `load_id`.
 
     `edited` are the models whose rule is another, `downstream` what is made from them:
-    models, and the exposures that read them. `differences` are those of the tables and
-    views that differ, of `compared`.
+    models, and the exposures that read them. `new` and `gone` are what only the project
+    has, or only the snapshot; `moved` is from where to where. `breaking` says what the
+    readers of a public model no longer find, by its name as published. `differences`
+    are those of the tables and views that differ, of `compared`.
     """
 
     sandbox: str
     load_id: int
     edited: tuple[str, ...]
     downstream: tuple[str, ...]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    moved: dict[str, str]
+    breaking: dict[str, tuple[str, ...]]
     compared: int
     differences: tuple[Difference, ...]
     build: Derivation
@@ -133,11 +139,23 @@ def diff(
         )
         raise WarehouseError(f"{name}: the build failed: {'; '.join(failures)}")
     with _beside_published(path, warehouse_path) as connection:
-        edited = project.first_of(_changed_rules(connection, project.relations))
+        before = _published(connection, project)
+        changes = _Changes.of(project, before)
+        edited = project.first_of(
+            _changed_rules(connection, project.relations, changes.moved)
+        )
         differences = [
-            difference.compare(connection, relation, examples=examples)
+            difference.compare(
+                connection,
+                relation,
+                examples=examples,
+                place=changes.moved.get(relation.full_name),
+            )
             for relation in sorted(project.relations.values(), key=_public_first)
+            # Staging is views over all events.
             if relation.schema != "staging"
+            # A model that is newer than the build is not there.
+            and difference.columns(connection, difference.DERIVED, relation)
         ]
         [[load_id]] = connection.execute(
             f"select load_id from {LIVE}.published.snapshot"
@@ -147,6 +165,10 @@ def diff(
         load_id=load_id,
         edited=tuple(project.relations[each].full_name for each in edited),
         downstream=tuple(project.downstream_of(edited)),
+        new=changes.new,
+        gone=tuple(sorted(relation.full_name for relation in changes.gone)),
+        moved={old.full_name: new for new, old in changes.moved.items()},
+        breaking=_breaking(project, before, changes, differences),
         compared=len(differences),
         differences=tuple(each for each in differences if not each.is_empty),
         build=derivation,
@@ -154,10 +176,86 @@ def diff(
     )
 
 
-def _public_first(relation: Relation) -> tuple[int, int]:
-    layers = ("progress", "monitoring", "analytics", "signals", "projections")
+@dataclass(frozen=True)
+class _Changes:
+    """What came, went and moved: `moved` has, by its new full name, what was there."""
+
+    new: tuple[str, ...]
+    gone: tuple[Relation, ...]
+    moved: dict[str, Relation]
+
+    @staticmethod
+    def of(project: Project, before: Sequence[Relation]) -> "_Changes":
+        after = {each.full_name: each for each in project.relations.values()}
+        old = {each.full_name: each for each in before}
+        left = {each.name: each for each in before if each.full_name not in after}
+        moved = {
+            name: left[relation.name]
+            for name, relation in after.items()
+            if name not in old and relation.name in left
+        }
+        came = {*after} - {*old} - {*moved}
+        went = {*old} - {*after} - {each.full_name for each in moved.values()}
+        return _Changes(tuple(sorted(came)), tuple(old[each] for each in went), moved)
+
+
+def _published(
+    connection: duckdb.DuckDBPyConnection, project: Project
+) -> list[Relation]:
+    """What dbt made of the newest snapshot, and what of it was public."""
+    rows = connection.execute(
+        f"""
+        select distinct schema_name, table_name from duckdb_columns()
+        where
+            database_name = '{LIVE}'
+            and schema_name not in ('raw', 'bookkeeping', 'published')
+        """
+    ).fetchall()
+    if leftovers.is_known(connection, LIVE):
+        public = connection.execute(
+            f"select schema_name, name from {LIVE}.bookkeeping.relation where is_public"
+        ).fetchall()
+    else:  # an earlier version published it
+        now = project.relations.values()
+        public = [(each.schema, each.name) for each in now if each.is_public]
+    return [
+        Relation("", schema, name, "", (), is_public=(schema, name) in public)
+        for schema, name in rows
+    ]
+
+
+def _breaking(
+    project: Project,
+    before: Sequence[Relation],
+    changes: _Changes,
+    differences: Sequence[Difference],
+) -> dict[str, tuple[str, ...]]:
+    """What readers of public models no longer find, by the name that they know."""
+    found: dict[str, list[str]] = {}
+    public = {relation.full_name for relation in before if relation.is_public}
+    moved = {new: old.full_name for new, old in changes.moved.items()}
+    for relation in changes.gone:
+        found.setdefault(relation.full_name, []).append("gone")
+    for new, old in moved.items():
+        found.setdefault(old, []).append(f"now {new}")
+    for relation in project.relations.values():
+        name = moved.get(relation.full_name, relation.full_name)
+        if not relation.is_public:
+            found.setdefault(name, []).append("no longer public")
+    for each in differences:
+        found.setdefault(moved.get(each.table, each.table), []).extend(
+            each.missing_columns
+        )
+    return {
+        name: tuple(found[name])
+        for name in sorted(public & found.keys())
+        if found[name]
+    }
+
+
+def _public_first(relation: Relation) -> tuple[bool, bool, str]:
     is_state = relation.kind == "incremental"
-    return (is_state, layers.index(relation.schema) if relation.schema in layers else 9)
+    return (is_state, not relation.is_public, relation.full_name)
 
 
 def _path(warehouse_path: Path, name: str) -> Path:
@@ -260,7 +358,9 @@ def _take_raw(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _changed_rules(
-    connection: duckdb.DuckDBPyConnection, relations: dict[str, Relation]
+    connection: duckdb.DuckDBPyConnection,
+    relations: dict[str, Relation],
+    moved: dict[str, Relation],
 ) -> list[str]:
     """The models whose rule, or definition, is another than the published one's: those
     that were edited, and those whose rule has theirs in it."""
@@ -277,10 +377,13 @@ def _changed_rules(
     }
     found = []
     for unique_id, relation in relations.items():
+        place = moved.get(relation.full_name, relation)
         if relation.kind == "incremental":
             changed = unique_id.split(".")[2] in rules
         elif relation.kind == "seed":
-            changed = not difference.compare(connection, relation, examples=0).is_empty
+            changed = not difference.compare(
+                connection, relation, examples=0, place=place
+            ).is_empty
         else:
             changed = difference.definition(
                 connection, difference.DERIVED, relation
@@ -294,13 +397,16 @@ def summary_rows(differences: Sequence[Difference]) -> list[tuple[Any, ...]]:
     """For people: of each table, and of each column, what changed."""
     return [
         (
-            each.table,
+            f"{each.table} (new)" if each.is_new else each.table,
             each.rows,
             each.added,
             each.gone,
             each.changed,
             ", ".join(
-                f"{column} {count:,}" for column, count in each.columns_changed.items()
+                [
+                    *each.column_changes,
+                    *(f"{name} {n:,}" for name, n in each.columns_changed.items()),
+                ]
             ),
         )
         for each in differences

@@ -1,9 +1,9 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
 from orchestration.derive import dbt_project
+from tests.support.edits import copied_project
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,9 +14,6 @@ def derives(dbt: None) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the dbt project, to be edited."""
-    copy = tmp_path / "dbt_project"
-    shutil.copytree(
-        dbt_project.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target", "logs")
-    )
+    copy = copied_project(tmp_path)
     monkeypatch.setattr(dbt_project, "DBT_PROJECT", copy)
     return copy

@@ -267,7 +267,7 @@ def test_what_a_part_cannot_put_right_everything_does(
     user = Scope(users=("u1",))
     warehouse.execute("alter table projections.prj_class_activity drop event_count")
     with pytest.raises(
-        WarehouseError, match=r"other columns now \(event_count BIGINT\)"
+        WarehouseError, match=r"other columns now \(\+ event_count BIGINT\)"
     ):
         replayed(warehouse, user, apply=True)
     warehouse.execute(

@@ -12,14 +12,9 @@ from orchestration.shadow import sandbox
 from orchestration.snapshot import snapshot
 from serving import published
 from tests.support.builders import Class, Warehouse, ping, quiz
+from tests.support.edits import edit
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
 
 
 def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
