@@ -16,3 +16,19 @@
 {% macro local_date(column) -%}
     cast(timezone('{{ var("time_zone") }}', timezone('UTC', {{ column }})) as date)
 {%- endmacro %}
+
+{#- A view with a wrong time zone can be made, but not read. -#}
+{% macro check_time_zone() %}
+    {% if execute %}
+        {% set known = run_query(
+            "select 1 from pg_timezone_names() "
+            "where lower(name) = lower('" ~ var('time_zone') | replace("'", "''") ~ "')"
+        ).rows %}
+        {% if not known %}
+            {% do exceptions.raise_compiler_error(
+                "the variable time_zone is '" ~ var('time_zone') ~ "', which is no time "
+                "zone; give an IANA name, such as Europe/Berlin"
+            ) %}
+        {% endif %}
+    {% endif %}
+{% endmacro %}

@@ -125,8 +125,7 @@ def _report(derivation: "Derivation", as_json: dict[str, Any] | None) -> None:
                 soft_wrap=True,
             )
     for node in derivation.failures:
-        message = " ".join((node.message or "").split())
-        errors.print(f"error: {node.name}: {message}")
+        errors.print(f"error: {node.problem}")
     if summary["skipped"]:
         errors.print(f"skipped because of that: {', '.join(summary['skipped'])}")
     if not derivation.succeeded:

@@ -119,7 +119,7 @@ def derived_assets(
             )
         )
     if not derivation.succeeded:
-        failures = [f"{node.name}: {node.message}" for node in derivation.failures]
+        failures = [str(node.problem) for node in derivation.failures]
         raise dg.Failure("; ".join(failures), allow_retries=False)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from ingest.store import database
-from orchestration.derive import bookkeeping, dbt_project, leftovers, runs
+from orchestration.derive import bookkeeping, dbt_project, failures, leftovers, runs
 from orchestration.derive.dbt_project import Project, Relation
 from orchestration.derive.leftovers import Leftover
 
@@ -48,7 +48,10 @@ _VIEWS_AND_SEEDS = (
 
 @dataclass(frozen=True)
 class Node:
-    """What happened to one dbt resource; `failures` are the rows that a test found."""
+    """What happened to one dbt resource; `failures` are the rows that a test found.
+
+    Of one that failed, `problem` says in one line what, where, and what to do.
+    """
 
     unique_id: str
     name: str
@@ -58,6 +61,7 @@ class Node:
     failures: int | None
     seconds: float
     compiled_code: str | None
+    problem: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -102,7 +106,8 @@ class Derivation:
             "tests": sum(node.resource_type == "test" for node in self.nodes),
             "warnings": [node.name for node in self.nodes if node.warned],
             "failures": [
-                {"name": node.name, "message": node.message} for node in self.failures
+                {"name": node.name, "message": node.message, "problem": node.problem}
+                for node in self.failures
             ],
             "skipped": [node.name for node in self.nodes if node.status == "skipped"],
             "leftovers": [leftover.full_name for leftover in self.leftovers],
@@ -239,8 +244,7 @@ def derive_shadow(
     manifest = invoke(
         with_variables(["parse", "--no-write-json"], given), warehouse_path
     ).result
-    # Without a log: an attempt that finds the warehouse locked is made again.
-    arguments = ["build", "--target", "shadow", "--no-write-json", "--log-level=none"]
+    arguments = ["build", "--target", "shadow", "--no-write-json"]
     for option, selectors in (("--select", select), ("--exclude", exclude)):
         if selectors:
             arguments += [option, *selectors]
@@ -309,7 +313,7 @@ def _run(
 
 
 def _node(result: Any) -> Node:
-    return Node(
+    node = Node(
         unique_id=result.node.unique_id,
         name=result.node.name,
         resource_type=str(result.node.resource_type),
@@ -319,6 +323,7 @@ def _node(result: Any) -> Node:
         seconds=result.execution_time,
         compiled_code=getattr(result.node, "compiled_code", None),
     )
+    return replace(node, problem=failures.problem(result)) if node.failed else node
 
 
 def manifest_path() -> Path:
@@ -333,7 +338,7 @@ def manifest_path() -> Path:
 
 def compile_models(warehouse_path: Path) -> dict[str, str]:
     """The SQL of every model, as a rebuild runs it, by unique id."""
-    arguments = ["compile", "--full-refresh", "--no-write-json", "--log-level=none"]
+    arguments = ["compile", "--full-refresh", "--no-write-json"]
     arguments += ["--select", "resource_type:model", "--indirect-selection", "empty"]
     results = invoke(arguments, warehouse_path).result
     return {
@@ -365,7 +370,8 @@ def invoke(
     with _own_run_folder() as run_folder, _environment(paths):
         result = dbtRunner(manifest).invoke(
             [
-                *("--quiet", "--no-use-colors", "--log-level-file", "none"),
+                # What went wrong is in the result, and said once.
+                *("--log-level", "none", "--log-level-file", "none"),
                 *("--no-send-anonymous-usage-stats", "--no-version-check"),
                 *arguments,
                 *("--project-dir", str(dbt_project.DBT_PROJECT)),
@@ -375,9 +381,8 @@ def invoke(
         )
         _close_connection()
     if result.exception is not None:
-        first = str(result.exception).strip().splitlines() or ["no message"]
-        text = " ".join(line.strip() for line in first)
         if isinstance(result.exception, DbtBaseException):
+            text = failures.one_line(str(result.exception))
             raise WarehouseError(f"dbt: {text}") from result.exception
         raise result.exception
     return result

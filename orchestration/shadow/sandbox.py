@@ -133,10 +133,7 @@ def diff(
             _take_raw(connection)
     derivation, project = dbt_runner.derive_sandbox(path, warehouse_path, build=build)
     if derivation.failures:
-        failures = (
-            f"{node.name}: {' '.join((node.message or '').split())}"
-            for node in derivation.failures
-        )
+        failures = (str(node.problem) for node in derivation.failures)
         raise WarehouseError(f"{name}: the build failed: {'; '.join(failures)}")
     with _beside_published(path, warehouse_path) as connection:
         before = _published(connection, project)

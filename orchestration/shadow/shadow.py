@@ -143,10 +143,7 @@ def derive(
         ),
     )
     if derivation.failures:
-        failures = (
-            f"{node.name}: {' '.join((node.message or '').split())}"
-            for node in derivation.failures
-        )
+        failures = (str(node.problem) for node in derivation.failures)
         raise WarehouseError(
             f"deriving again failed, so nothing was changed: {'; '.join(failures)}"
         )

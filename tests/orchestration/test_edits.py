@@ -132,7 +132,7 @@ def test_an_edited_seed_is_shown_with_what_it_changes(edited: Edited) -> None:
     assert "analytics.v_leaderboard_v2" in edited.diff.downstream
     by_table = {each.table: each for each in edited.diff.differences}
     assert by_table["analytics.learner_level"].added == 1
-    assert by_table["analytics.v_leaderboard_v2"].columns_changed == {"level": 2}
+    assert by_table["analytics.v_leaderboard_v2"].columns_changed == {"level": 1}
 
 
 def test_a_review_in_markdown_has_every_change(edited: Edited) -> None:
