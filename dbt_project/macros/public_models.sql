@@ -19,7 +19,7 @@ row is about several learners, which columns count them (`learner_counts`).
                 'column_name': column.name,
                 'data_type': column.data_type,
                 'description': column.description,
-                'is_key': column.name in node.config.meta.key,
+                'is_key': column.name in node.config.meta.get('key', []),
                 'counts_learners':
                     column.name in node.config.meta.get('learner_counts', []),
             }) %}
