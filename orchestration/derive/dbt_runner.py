@@ -206,12 +206,24 @@ def _derive(
 def check(
     warehouse_path: Path, *, variables: Mapping[str, Any] | None = None
 ) -> Derivation:
-    """Runs every data test, those that scan the whole history too; changes nothing."""
+    """Runs every data test, those that scan the whole history too, and looks whether
+    anything was landed of late; changes nothing."""
     arguments = ["test", "--exclude", "resource_type:unit_test"]
     with runs.noting_a_crash(warehouse_path, "check"):
-        checked = _run(warehouse_path, arguments, (), variables)
+        tested = _run(warehouse_path, arguments, (), variables)
+        fresh = look_at_freshness(warehouse_path)
+    checked = Derivation(
+        (*tested.nodes, *fresh.nodes), round(tested.seconds + fresh.seconds, 3)
+    )
     _note(warehouse_path, "check", checked)
     return checked
+
+
+def look_at_freshness(warehouse_path: Path) -> Derivation:
+    """Whether something was landed of late, as `freshness` of a source has it."""
+    found = _run(warehouse_path, ["source", "freshness"], (), None)
+    sources = tuple(node for node in found.nodes if node.resource_type == "source")
+    return replace(found, nodes=sources)
 
 
 def unit_test(warehouse_path: Path) -> Derivation:
@@ -318,12 +330,19 @@ def _node(result: Any) -> Node:
         name=result.node.name,
         resource_type=str(result.node.resource_type),
         status=str(result.status),
-        message=result.message,
+        message=_message(result),
         failures=result.failures,
         seconds=result.execution_time,
         compiled_code=getattr(result.node, "compiled_code", None),
     )
     return replace(node, problem=failures.problem(result)) if node.failed else node
+
+
+def _message(result: Any) -> str | None:
+    if result.node.resource_type == "source" and getattr(result, "age", None):
+        days = result.age / 86400
+        return f"nothing came since {result.max_loaded_at:%Y-%m-%d} ({days:.0f} days)"
+    return str(result.message) if result.message else None
 
 
 def manifest_path() -> Path:
