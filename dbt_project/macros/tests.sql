@@ -1,30 +1,31 @@
 {#-
 Which rows a data test looks at.
 
-In a refresh (`dbt build`) those that changed since the last refresh whose tests all
-passed: rows of a load past the model's watermark in `bookkeeping.checked_load`. All rows, if
-the model started over since. A view says with `meta: changed_with` which model and
-columns know its changed rows. The daily `checks` job (`dbt test`) looks at everything.
+A test with `where: __changed_rows__`, which dbt_project.yml gives every test that has no
+`where` of its own, looks in a refresh (`dbt build`) at those that changed since the last
+refresh whose tests all passed: rows of a load past the model's watermark in
+`bookkeeping.checked_load`. At all rows, if the model started over since. A view says with
+`meta: changed_with` which model and columns know its changed rows. The daily `checks`
+job (`dbt test`) looks at everything.
 -#}
 
-{#- dbt calls it for each generic test, to read what the test's `where` leaves. -#}
+{#- dbt calls it for each generic test, to read what the test's `where` leaves. A `where`
+    is read before any model ran, so it cannot ask for watermarks itself. -#}
 {% macro duckdb__get_where_subquery(relation) %}
-    {% set conditions = [] %}
-    {% if config.get('where') %}
-        {% do conditions.append('(' ~ config.get('where') ~ ')') %}
-    {% endif %}
-    {% if execute and flags.WHICH == 'build' and model.attached_node in graph.nodes %}
-        {% set changed = changed_rows(graph.nodes[model.attached_node]) %}
-        {% if changed %}
-            {% do conditions.append(changed) %}
+    {% set where = config.get('where', '') %}
+    {% if '__changed_rows__' in where %}
+        {% set changed = none %}
+        {% if execute and flags.WHICH == 'build' and model.attached_node in graph.nodes %}
+            {% set changed = changed_rows(graph.nodes[model.attached_node]) %}
         {% endif %}
+        {% set where = '' if where == '__changed_rows__' and not changed
+            else where | replace('__changed_rows__', changed or 'true') %}
     {% endif %}
-    {% if not conditions %}
+    {% if not where %}
         {{ return(relation) }}
     {% endif %}
     {{ return(
-        '(select * from ' ~ relation ~ ' where ' ~ conditions | join(' and ')
-        ~ ') as dbt_subquery'
+        '(select * from ' ~ relation ~ ' where ' ~ where ~ ') as dbt_subquery'
     ) }}
 {% endmacro %}
 
