@@ -8,10 +8,13 @@ usage.
 import contextlib
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Annotated
 
 import duckdb
 import typer
 
+from ingest import progress
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
 from ingest.store import database
@@ -34,7 +37,7 @@ from orchestration.commands import (
     serve,
     status,
 )
-from orchestration.commands.terminal import errors, settings_of_this_run
+from orchestration.commands.terminal import errors, settings_of_this_run, show_step
 
 app = typer.Typer(
     name="warehouse",
@@ -42,20 +45,43 @@ app = typer.Typer(
     epilog="The warehouse is the DuckDB file at LMS_WAREHOUSE, or else "
     "data/warehouse.duckdb.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order in which data passes; the help lists them so.
-for family in (
-    *(demo, collect, lms, land, dead_letters, refresh, status),
-    *(read, sandbox, dashboard, report, serve, publish, replay, erase, contracts),
-):
-    app.add_typer(family.commands)
+_FAMILIES = {
+    "Bring in": (demo, collect, lms, land, dead_letters),
+    "Derive and look after": (refresh, status, replay, erase),
+    "Read": (read, dashboard, report, serve),
+    "Try an edit": (sandbox,),
+    "For other systems": (publish, contracts),
+}
+for panel, families in _FAMILIES.items():
+    for family in families:
+        named = family.commands
+        for each in (*named.registered_commands, *named.registered_groups):
+            each.rich_help_panel = panel
+        app.add_typer(family.commands, rich_help_panel=panel)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"warehouse {version('lms-warehouse')}")
+        raise typer.Exit
 
 
 @app.callback()
-def read_settings() -> None:
+def at_the_door(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show it and exit."
+        ),
+    ] = False,
+) -> None:
     settings_of_this_run.set(Settings.from_environment())
+    if errors.is_terminal:
+        progress.show_by(show_step)
 
 
 # What DuckDB raises where a write or, for want of it, a commit fails.

@@ -27,23 +27,36 @@ order by name
 
 @dataclass(frozen=True)
 class Answer:
-    """Column names and rows, in the order of the query."""
+    """Column names and rows, in the order of the query; `is_cut` if it has more."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    is_cut: bool = False
 
     def as_json(self) -> list[dict[str, Any]]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> Answer:
-    """Raises `WarehouseError` with DuckDB's own words, in one line, and for what is no
-    question but could write a file."""
+# What `export` writes, by the suffixes of files.
+FORMATS = ("parquet", "csv", "json", "arrow")
+
+
+def ask(
+    connection: duckdb.DuckDBPyConnection, sql: str, most: int | None = None
+) -> Answer:
+    """The answer, of at `most` so many rows.
+
+    Raises `WarehouseError` with DuckDB's own words, in one line, and for what is no
+    question but could write a file.
+    """
     try:
         published.check_question(connection, sql)
         result = connection.execute(sql)
         columns = tuple(name for name, *_ in result.description or ())
-        return Answer(columns, tuple(result.fetchall()))
+        if most is None:
+            return Answer(columns, tuple(result.fetchall()))
+        rows = result.fetchmany(most + 1)
+        return Answer(columns, tuple(rows[:most]), is_cut=len(rows) > most)
     except duckdb.Error as error:
         raise WarehouseError(" ".join(str(error).split())) from error
 
@@ -107,7 +120,11 @@ def _write(
                 writer.write_batch(batch)
                 rows += batch.num_rows
         return rows
-    options = "format csv, header true" if file_format == "csv" else "format parquet"
+    options = {
+        "csv": "format csv, header true",
+        "json": "format json, array true",
+        "parquet": "format parquet",
+    }[file_format]
     # It is the hidden file already, and the only one that may be written.
     [[count]] = connection.execute(
         f"copy (from {table}) to {sql_path(path)} ({options}, use_tmp_file false)"

@@ -20,6 +20,7 @@ from typing import TypeVar
 import duckdb
 import tenacity
 
+from ingest import progress
 from ingest.errors import (
     WarehouseDamaged,
     WarehouseError,
@@ -92,17 +93,11 @@ def _connect(
 ) -> duckdb.DuckDBPyConnection:
     if wait_sec is None:
         wait_sec = lock_wait_sec()
-    attempt = tenacity.retry(
-        retry=tenacity.retry_if_exception(is_locked),
-        wait=tenacity.wait_random(0.05, 0.3),
-        stop=tenacity.stop_after_delay(wait_sec),
-        reraise=True,
-    )
+    connect = functools.partial(duckdb.connect, str(path), read_only=read_only)
     try:
-        connection: duckdb.DuckDBPyConnection
         while True:
             inode = _inode(path)
-            connection = attempt(duckdb.connect)(str(path), read_only=read_only)
+            connection = _once_free(path, connect, is_locked, wait_sec)
             if inode in (None, _inode(path)):
                 break
             # `rewrite` has put another file there: what is open may have no name.
@@ -113,6 +108,30 @@ def _connect(
     # It would write into what a command prints.
     connection.execute("set enable_progress_bar = false")
     return connection
+
+
+def _once_free(
+    path: Path,
+    function: Callable[[], Result],
+    is_held: Callable[[BaseException], bool],
+    wait_sec: float,
+) -> Result:
+    """Calls it, and again for `wait_sec` while its error says that the file is held."""
+    with contextlib.ExitStack() as waiting:
+
+        def show(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1:
+                what = f"waiting until another process lets {path.name} go"
+                waiting.enter_context(progress.step(what))
+
+        attempt = tenacity.retry(
+            retry=tenacity.retry_if_exception(is_held),
+            wait=tenacity.wait_random(0.05, 0.3),
+            stop=tenacity.stop_after_delay(wait_sec),
+            before_sleep=show,
+            reraise=True,
+        )
+        return attempt(function)()
 
 
 def _inode(path: Path) -> int | None:
@@ -447,14 +466,8 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None
 def wait_for_lock(warehouse_path: Path, function: Callable[[], Result]) -> Result:
     """Calls it, and again while another process has the warehouse open for writing."""
     wait_sec = lock_wait_sec()
-    attempt = tenacity.retry(
-        retry=tenacity.retry_if_exception(_says_locked),
-        wait=tenacity.wait_random(0.05, 0.3),
-        stop=tenacity.stop_after_delay(wait_sec),
-        reraise=True,
-    )
     try:
-        return attempt(function)()
+        return _once_free(warehouse_path, function, _says_locked, wait_sec)
     except (duckdb.Error, WarehouseError) as error:
         if not _says_locked(error):
             raise

@@ -9,7 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ingest.errors import WarehouseError
-from orchestration.commands.terminal import errors, output, print_table
+from orchestration.commands.terminal import (
+    ROWS_SHOWN,
+    errors,
+    output,
+    print_answer,
+)
 from serving import published
 from serving.query import RELATIONS, ask
 
@@ -37,13 +42,20 @@ def answer_questions(warehouse_path: Path) -> bool:
             if question == ".quit":
                 break
             try:
-                answer = ask(connection, _as_sql(question))
+                is_long = interactive and not question.startswith(".")
+                most = ROWS_SHOWN if is_long else None
+                answer = ask(connection, _as_sql(question), most)
             except WarehouseError as error:
                 errors.print(f"error: {error}")
                 if not interactive:
                     return False
                 continue
-            print_table("", answer.columns, answer.rows)
+            print_answer(answer.columns, answer.rows)
+            if answer.is_cut:
+                errors.print(
+                    f"note: the first {ROWS_SHOWN} rows; `warehouse query --all` shows "
+                    "all"
+                )
     return True
 
 

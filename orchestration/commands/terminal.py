@@ -1,9 +1,12 @@
 """How commands print: for people tables, for machines JSON, errors in one line each."""
 
 import contextlib
+import csv
+import io
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +15,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from ingest.progress import Tell
 from ingest.settings import Settings
 
 # What a terminal obeys: C0 and C1 controls but the line break and the tab.
@@ -35,10 +42,16 @@ class _Console(Console):
         super().print(*shown, **options)
 
 
-output = _Console()
+# Ids are opaque text: `:x:` in one is no emoji.
+output = _Console(emoji=False)
 if not output.is_terminal:
     output.width = 160  # a pipe has no width; rich would cut ids at 80
-errors = _Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+errors = _Console(
+    stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False
+)
+
+# Of an answer, where no one asks for all: more than a screen has are for a file.
+ROWS_SHOWN = 40
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -64,20 +77,72 @@ def _as_rfc_3339(moment: datetime) -> str:
     return f"{moment.isoformat()}Z" if moment.tzinfo is None else moment.isoformat()
 
 
+def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Values as they are; what a terminal obeys is shown there, and kept in a pipe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_as_csv(value) for value in row])
+    made = text.getvalue()
+    print(visible(made) if output.is_terminal else made, end="")
+
+
+def _as_csv(value: object) -> object:
+    if isinstance(value, datetime):
+        return _as_rfc_3339(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
+
+
+@contextlib.contextmanager
+def show_step(what: str) -> Iterator[Tell]:
+    """On a terminal: a line that says what is done, for how long, and then goes."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+    ) as shown:
+        task = shown.add_task(visible(what), total=None)
+        yield lambda now: shown.update(task, description=visible(now))
+
+
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
     if title:
         output.print(title, markup=False, highlight=False, soft_wrap=True)
+    output.print(_table(columns, rows))
+
+
+def print_answer(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table, or where a row is wider than the terminal, a line for each value."""
+    table = _table(columns, rows)
+    unlimited = output.options.update(max_width=sys.maxsize)
+    if Measurement.get(output, unlimited, table).maximum <= output.width:
+        output.print(table)
+        return
+    width = max(map(len, columns))
+    for number, row in enumerate(rows, start=1):
+        output.print(f"row {number}", highlight=False)
+        for column, value in zip(columns, row, strict=True):
+            line = f"  {column:{width}}  {cell(value)}".rstrip()
+            output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(
             isinstance(row[number], int | float) or row[number] is None for row in rows
         )
-        table.add_column(cell(column), justify="right" if numeric else "left")
+        table.add_column(Text(cell(column)), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(cell(value) for value in row))
-    output.print(table)
+        table.add_row(*(Text(cell(value)) for value in row))
+    return table
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -101,8 +166,7 @@ def cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    # Ids are opaque text; rich would read [red] in one as markup.
-    return visible(str(value)).replace("[", r"\[")
+    return visible(str(value))
 
 
 def short_path(path: str) -> str:

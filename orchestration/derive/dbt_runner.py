@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ingest import progress
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from ingest.store import database
@@ -386,8 +387,17 @@ def invoke(
         "LMS_SHADOW": shadow,
         "LMS_SANDBOX": sandbox,
     }
-    with _own_run_folder() as run_folder, _environment(paths):
-        result = dbtRunner(manifest).invoke(
+    with (
+        _own_run_folder() as run_folder,
+        _environment(paths),
+        progress.step("dbt reads the project") as tell,
+    ):
+
+        def tell_of_node(event: Any) -> None:
+            if event.info.name == "NodeStart":
+                tell(f"dbt: {event.data.node_info.node_name}")
+
+        result = dbtRunner(manifest, [tell_of_node]).invoke(
             [
                 # What went wrong is in the result, and said once.
                 *("--log-level", "none", "--log-level-file", "none"),

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import duckdb
 
+from ingest import progress
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
 from ingest.store import database
@@ -109,6 +110,7 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
     try:
         # A damaged snapshot is written anew: what else is damaged is the warehouse.
         with (
+            progress.step("publishing"),
             database.damage_is_said(warehouse_path),
             folder.alone(),
             _attached(warehouse_path, folder) as connection,

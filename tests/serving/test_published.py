@@ -143,7 +143,7 @@ def test_times_are_in_utc_for_every_reader(
         "a-folder",
     ],
 )
-@pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "json", "arrow"])
 def test_an_export_goes_over_no_database_and_into_no_folder_of_ours(
     warehouse: Warehouse, place: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +165,7 @@ def test_an_export_goes_over_no_database_and_into_no_folder_of_ours(
     }
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "json", "arrow"])
 def test_an_export_takes_the_place_of_an_earlier_one(
     warehouse: Warehouse, form: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import grimp
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 PACKAGES = ("ingest", "serving", "orchestration")
 # All may import these; their arrows would hide the others.
-EVERYWHERE = ("ingest.errors", "ingest.settings")
+EVERYWHERE = ("ingest.errors", "ingest.progress", "ingest.settings")
 BEGIN, END = "<!-- drawn by `make architecture` -->\n", "<!-- end of the picture -->"
 
 Arrows = dict[str, set[str]]

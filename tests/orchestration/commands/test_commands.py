@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import resource
 import shlex
 import shutil
@@ -13,11 +14,12 @@ from typing import Any
 
 import duckdb
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
-from tests.support.builders import ping, quiz, write_lines
+from tests.support.builders import Warehouse, ping, quiz, write_lines
+from tests.support.snapshot import publish_without_dbt
 
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
@@ -370,3 +372,111 @@ def test_an_escape_sequence_in_data_is_shown_and_not_obeyed(folder: Path) -> Non
     [row] = as_json("query", "--live", "select user_id from raw.lms_event")
     assert row["user_id"] == attack
     assert "\\x1b]0;title\\x07" in warehouse("dead-letters", "show", "1:2").stdout
+
+
+def asked(*arguments: str) -> Result:
+    """What a question says, asked in this process of the live warehouse."""
+    from orchestration.cli import app
+
+    result = CliRunner().invoke(app, ["query", "--live", *arguments])
+    assert result.exit_code == 0, result
+    return result
+
+
+@pytest.fixture
+def landed(folder: Path) -> Path:
+    write_lines(folder / "a.ndjson", [ping("e1")])
+    warehouse("land", "a.ndjson")
+    return folder
+
+
+def test_an_answer_is_cut_at_40_rows_and_says_so(landed: Path) -> None:
+    many = "select range as n from range(41)"
+
+    cut = asked(many)
+    assert ("│ 39 │" in cut.output, "│ 40 │" in cut.output) == (True, False)
+    assert "note: the first 40 rows; --all shows all" in cut.stderr
+    for whole in (asked(many, "--all"), asked("select range as n from range(40)")):
+        assert "note" not in whole.stderr
+    assert "│ 40 │" in asked(many, "--all").output
+    assert len(json.loads(asked(many, "--format", "json").output)) == 41
+    assert asked(many, "--format", "csv").output.splitlines() == [
+        "n",
+        *map(str, range(41)),
+    ]
+
+
+def test_a_row_that_is_wider_than_the_terminal_has_a_line_for_each_value(
+    landed: Path,
+) -> None:
+    wide = asked(f"select 7 as n, '{'x' * 200}' as text").output
+    assert wide == f"row 1\n  n     7\n  text  {'x' * 200}\n"
+
+
+def test_what_data_say_is_shown_as_it_is(landed: Path) -> None:
+    text = asked("select ':x: [red]a\\[/red] \x1b[31m' as text").output
+    assert r":x: [red]a\[/red] \x1b[31m" in text
+    assert "\x1b" not in text
+
+
+def test_csv_has_values_as_they_are(landed: Path) -> None:
+    answer = asked(
+        "select timestamp '2026-03-10 10:00' as at, null as nothing, ['a'] as list, "
+        "'b,c' as text",
+        *("--format", "csv"),
+    )
+    assert answer.output == (
+        'at,nothing,list,text\n2026-03-10T10:00:00Z,,"[""a""]","b,c"\n'
+    )
+
+
+def test_the_version_and_short_help_are_there_and_commands_stand_in_groups() -> None:
+    from orchestration.cli import app
+
+    assert CliRunner().invoke(app, ["--version"]).output == "warehouse 0.1.0\n"
+    for arguments in (["-h"], ["land", "-h"], ["tokens", "create", "-h"]):
+        assert "Usage" in CliRunner().invoke(app, arguments).output
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    assert "─ Read ─" in help_text
+    assert "─ Commands ─" not in help_text
+    assert "--install-completion" in help_text
+
+
+def test_waiting_for_the_lock_is_shown_on_a_terminal(landed: Path) -> None:
+    terminal, at_the_process = pty.openpty()
+    with duckdb.connect(str(landed / "warehouse.duckdb")):
+        waits = subprocess.Popen(
+            [str(WAREHOUSE), "status"],
+            stdout=subprocess.DEVNULL,
+            stderr=at_the_process,
+            env={**os.environ, "LMS_LOCK_WAIT_SEC": "60"},
+        )
+        shown = b""
+        while b"waiting until another process lets warehouse.duckdb go" not in shown:
+            shown += os.read(terminal, 4096)
+    assert waits.wait() == 0
+    os.close(terminal)
+    os.close(at_the_process)
+
+
+def test_an_export_has_the_format_that_its_name_ends_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestration.cli import app
+
+    made = Warehouse(folder)
+    made.land([ping("e1"), ping("e2")])
+    publish_without_dbt(made)
+
+    def export(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["export", "raw.load", *arguments])
+
+    for name in ("loads.csv", "loads.json", "loads.parquet"):
+        assert export("--output", name).exit_code == 0
+        rows = duckdb.execute(f"select load_id, accepted from '{name}'").fetchall()
+        assert rows == [(1, 2)]
+    assert export("--output", "loads.txt").exit_code == 2
+    assert export("--output", "loads.txt", "--format", "csv").exit_code == 0
+    assert export("--output", "-", "--json").exit_code == 2
+    written = export("--output", "-", "--format", "csv")
+    assert written.stdout_bytes == (folder / "loads.csv").read_bytes()
