@@ -40,6 +40,7 @@ from orchestration.snapshot import snapshot
 ATTEMPTS = 3
 
 LOADS = "raw.load"
+_PUBLISHED = "published.snapshot"
 _SIGNALS = Relation("", "signals", "lms_signal", "view", ())
 _WATERMARK = Relation("", "bookkeeping", "watermark", "table", ())
 
@@ -121,6 +122,7 @@ class Reconciliation:
 
     `missing_sources` are the first of `missing_source_count`. `notes` are no problems:
     how far models are behind. `repaired` says what was, before this was found.
+    `published` is what readers of the snapshot would get wrong.
     """
 
     lines: Totals
@@ -135,6 +137,7 @@ class Reconciliation:
     notes: tuple[str, ...]
     repaired: tuple[str, ...]
     seconds: float
+    published: tuple[str, ...] = ()
 
     @property
     def problems_by_asset(self) -> dict[str, list[str]]:
@@ -174,6 +177,8 @@ class Reconciliation:
             )
         if self.missing_source_count > len(self.missing_sources):
             add(_SIGNALS.full_name, f"{self.missing_source_count} such sources in all")
+        for problem in self.published:
+            add(_PUBLISHED, problem)
         return found
 
     @property
@@ -231,9 +236,10 @@ def reconcile(
     Without `repair` the warehouse is only read. With it, the rows of the keys that
     differ, changed views and impossible watermarks become, in one transaction, what
     deriving again gave, what the project no longer has is dropped, and then everything
-    is looked at again. What is wrong in raw
-    cannot be repaired from raw. `variables` are those that the warehouse was refreshed
-    with. Raises `WarehouseError` when the warehouse cannot be read or written.
+    is looked at again; a snapshot that is damaged is published again. What is wrong in
+    raw cannot be repaired from raw. `variables` are those that the warehouse was
+    refreshed with. Raises `WarehouseError` when the warehouse cannot be read or
+    written.
     """
     started = time.perf_counter()
     try:
@@ -242,6 +248,13 @@ def reconcile(
             snapshot.publish_again(warehouse_path)
             again = _reconcile(warehouse_path, False, examples, variables)
             found = replace(again, repaired=found.repaired)
+        published = tuple(snapshot.problems(warehouse_path))
+        if published and repair:
+            snapshot.publish(warehouse_path, start_over=True)
+            repaired = (*found.repaired, *(f"published again: {p}" for p in published))
+            found = replace(found, repaired=repaired)
+            published = tuple(snapshot.problems(warehouse_path))
+        found = replace(found, published=published)
     except duckdb.Error as error:
         reason = first_line(error)
         raise WarehouseError(f"{warehouse_path}: {reason}") from error

@@ -8,12 +8,14 @@ it, is copied whole.
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import duckdb
 
+from ingest.errors import first_line
 from ingest.store.database import sql_path, transaction
 from orchestration.derive import leftovers
 
@@ -250,6 +252,46 @@ def _content(
     return connection.execute(
         f"select count(*), sum(hash(found)) from {rows} as found"
     ).fetchall()
+
+
+def unlike_the_warehouse(
+    connection: duckdb.DuckDBPyConnection, info: SnapshotInfo, *, is_current: bool
+) -> Iterator[str]:
+    """What the snapshot `BEFORE` has otherwise than the warehouse, read to the last
+    byte. Derived tables are compared if it `is_current`, and else only read."""
+    newest = f"load_id <= {info.load_id}"
+    raw = f"(select {EVENT_COLUMNS} from {LIVE}.raw.lms_event where {{}})"
+    published = f"(select {EVENT_COLUMNS} from {BEFORE}.raw.lms_event)"
+    if info.files and _difference(connection, raw.format(newest), published):
+        # One by one, which takes longer, to say which.
+        for file in info.files:
+            month, name = file.split("/")[-2:]
+            first, last = name.removesuffix(".parquet").split("-")[1:]
+            rows = raw.format(
+                f"load_id between {first} and {last} "
+                f"and date_trunc('month', occurred_at) = date '{month}-01'"
+            )
+            path = info.generation.parent / file
+            read = f"read_parquet({sql_path(path)}, hive_partitioning = false)"
+            there = f"(select {EVENT_COLUMNS} from {read})"
+            if reason := _difference(connection, rows, there):
+                yield f"{path}: {reason}"
+    for table in _tables(connection, info.load_id):
+        name = f'"{table.schema}"."{table.name}"'
+        rows = f"({table.rows})" if is_current else f"{BEFORE}.{name}"
+        if reason := _difference(connection, rows, f"{BEFORE}.{name}"):
+            yield f"{table.schema}.{table.name}: {reason}"
+
+
+def _difference(
+    connection: duckdb.DuckDBPyConnection, rows: str, published: str
+) -> str | None:
+    expected = _content(connection, rows)
+    try:
+        there = _content(connection, published)
+    except duckdb.Error as error:
+        return f"damaged ({first_line(error)})"
+    return None if there == expected else "other rows than the warehouse has"
 
 
 def _describe(

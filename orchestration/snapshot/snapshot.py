@@ -38,6 +38,7 @@ from orchestration.snapshot.content import (
     EVENT_COLUMNS,
     LIVE,
     SnapshotInfo,
+    unlike_the_warehouse,
     write,
 )
 from serving import published
@@ -128,6 +129,34 @@ def publish_again(warehouse_path: Path, *, start_over: bool = False) -> None:
     nothing where nothing was ever published."""
     if _Folder.of(warehouse_path).own.exists():
         publish(warehouse_path, start_over=start_over)
+
+
+def problems(warehouse_path: Path) -> list[str]:
+    """What readers of the newest snapshot would get wrong: it is damaged, or has other
+    rows than the warehouse. None where nothing was published, or where the next
+    publication starts over by itself. Raises `WarehouseError`."""
+    folder = _Folder.of(warehouse_path)
+    if not folder.current.is_symlink():
+        return []
+    with (
+        database.damage_is_said(warehouse_path),
+        folder.alone(),
+        _attached(warehouse_path, folder) as connection,
+    ):
+        try:
+            files = connection.execute(
+                f"select file from {BEFORE}.published.event_file order by all"
+            ).fetchall()
+        except duckdb.Error as error:
+            return [f"{folder.current}: cannot be read ({first_line(error)})"]
+        lost = [file for (file,) in files if not (folder.own / file).exists()]
+        if lost:
+            return [f"{folder.own / file}: is gone" for file in lost]
+        info = _continued(connection, folder, _derived_through(connection))
+        if info is None:
+            return []
+        is_current = info.state == state_fingerprint(connection, LIVE)
+        return list(unlike_the_warehouse(connection, info, is_current=is_current))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A question reads the snapshot, and nothing else; what is written is a new file."""
 
 import contextlib
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from ingest.errors import WarehouseError
 from ingest.landing import dead_letters
+from orchestration.snapshot import snapshot
 from serving import LmsWarehouse, published, query
 from serving.access import Scope
 from serving.reader import Follower
@@ -227,3 +229,60 @@ def held(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         holder.kill()
         holder.wait()
+
+
+def parquet_files(warehouse: Warehouse) -> list[Path]:
+    return sorted((warehouse.folder / "published").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_flipped_bit_in_what_is_published_is_noticed_and_mended(
+    tmp_path: Path, seed: int
+) -> None:
+    made = Warehouse(tmp_path)
+    made.land(
+        ping(
+            f"e{number}",
+            user=f"u{number % 9}",
+            at=f"2026-0{1 + number % 3}-10T10:00:00Z",
+        )
+        for number in range(300)
+    )
+    current = publish_without_dbt(made)
+    assert snapshot.problems(made.path) == []
+    rng = random.Random(seed)
+    file = rng.choice([current.resolve(), *parquet_files(made)])
+    content = bytearray(file.read_bytes())
+    # Not in Parquet's first and last bytes, which say how to read the rest.
+    first = 12_288 if file == current.resolve() else 4
+    content[rng.randrange(first, len(content))] ^= 1 << rng.randrange(8)
+    file.chmod(0o640)
+    file.write_bytes(content)
+    problems = snapshot.problems(made.path)
+    if not problems:  # a byte that no value depends on
+        assert len(LmsWarehouse(made.path).query("from raw.lms_event")) == 300
+        return
+    if file.suffix == ".parquet":
+        assert str(file) in problems[0]
+    snapshot.publish(made.path, start_over=True)
+    assert snapshot.problems(made.path) == []
+    assert len(LmsWarehouse(made.path).query("from raw.lms_event")) == 300
+
+
+def test_a_published_file_that_is_gone_is_noticed(tmp_path: Path) -> None:
+    made = Warehouse(tmp_path)
+    made.land([ping("e1")])
+    publish_without_dbt(made)
+    [file] = parquet_files(made)
+    file.unlink()
+    assert snapshot.problems(made.path) == [f"{file}: is gone"]
+
+
+def test_rows_that_somebody_changed_in_a_snapshot_are_noticed(tmp_path: Path) -> None:
+    made = Warehouse(tmp_path)
+    made.land([ping("e1")])
+    current = publish_without_dbt(made)
+    with duckdb.connect(str(current.resolve())) as tool:
+        tool.execute("update projections.prj_example set event_count = 7")
+    [problem] = snapshot.problems(made.path)
+    assert problem == "projections.prj_example: other rows than the warehouse has"

@@ -23,6 +23,7 @@ from ingest.landing.lines import sha256_of
 from orchestration.cli import app
 from orchestration.derive import dbt_runner
 from orchestration.shadow.reconcile import Reconciliation, reconcile
+from orchestration.snapshot import snapshot
 from tests.support.builders import (
     RECEIVED_AT,
     Class,
@@ -284,6 +285,24 @@ def test_a_repair_gives_back_what_was_derived(warehouse: Warehouse) -> None:
     assert "prj_user_signal_total: its watermark, load 4" in found.repaired
     assert refresh(warehouse) == {}
     assert_same_state(warehouse.state(), sound)
+
+
+def test_damage_in_a_published_file_is_named_and_a_repair_publishes_again(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMS_PUBLISHED", str(tmp_path))
+    snapshot.publish(warehouse.path)
+    [file, *_] = sorted(tmp_path.rglob("*.parquet"))
+    content = file.read_bytes()
+    file.chmod(0o640)
+    file.write_bytes(content[:60] + bytes(40) + content[100:])
+    found = reconcile(warehouse.path)
+    assert [str(file) in problem for problem in found.published] == [True]
+    assert not found.agrees
+
+    mended = reconcile(warehouse.path, repair=True)
+    assert mended.agrees
+    assert str(file) in mended.repaired[0]
 
 
 def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
