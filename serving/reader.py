@@ -96,7 +96,10 @@ class Reader:
         numbers where the asker may not see names: two numbers could give the third."""
         if self.scope.sees_names:
             return list(rows)
-        return [_without_few(row, counts) for row in rows]
+        return [
+            without_numbers(row) if any(is_few(row[name]) for name in counts) else row
+            for row in rows
+        ]
 
     def _execute(
         self, sql: str, values: Mapping[str, Any]
@@ -110,9 +113,12 @@ class Reader:
 _PLACES = ("step", "position", "bin", "bin_start_sec", "tenth")
 
 
-def _without_few(row: Row, counts: Sequence[str]) -> Row:
-    if all(not 0 < (row[name] or 0) < FEWEST_LEARNERS for name in counts):
-        return row
+def is_few(count: int | None) -> bool:
+    """Whether so many learners are too few to be counted for everyone."""
+    return 0 < (count or 0) < FEWEST_LEARNERS
+
+
+def without_numbers(row: Row) -> Row:
     return {
         name: None if isinstance(value, int | float) and name not in _PLACES else value
         for name, value in row.items()

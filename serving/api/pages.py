@@ -10,8 +10,10 @@ import msgspec
 
 from ingest.collector.answers import Refused
 from serving.api.contracts import Model
+from serving.questions.course import without_small_losses
 from serving.reader import Reader, Row
 
+FUNNEL = "v_course_funnel"
 MOST_ROWS = 1000
 ROWS = 100
 
@@ -42,6 +44,8 @@ def page(
     who may not be named to whoever asks.
     """
     order = order or model.key
+    if model.name == FUNNEL and learner is None and not reader.scope.sees_names:
+        return _of_funnel(reader, model, only, after, limit)
     conditions = [in_scope(reader, model)]
     values: dict[str, Any] = {}
     if learner is not None:
@@ -78,11 +82,42 @@ def page(
     except duckdb.ConversionException as error:
         asked = ", ".join(only) or "after"
         raise Refused(400, f"{asked}: a value is not of the column's type") from error
-    following = None
-    if limit is not None and len(rows) > limit:
-        rows = rows[:limit]
-        following = _encoded([rows[-1][name] for name in order])
-    return Page(reader.suppressed(rows, model.learner_counts), following)
+    found = _cut(rows, order, limit)
+    return Page(reader.suppressed(found.rows, model.learner_counts), found.next)
+
+
+def _of_funnel(
+    reader: Reader,
+    model: Model,
+    only: Mapping[str, str],
+    after: str | None,
+    limit: int | None,
+) -> Page:
+    """For who may not see names: what a step shows depends on all before it."""
+    columns = ", ".join(column.name for column in model.columns)
+    rows = without_small_losses(
+        reader.rows(
+            f"select {columns} from {model.schema}.{model.name} "
+            f"where {in_scope(reader, model)} order by {', '.join(model.key)}"
+        )
+    )
+    if after is not None:
+        course_id, step = _decoded(after, 2)
+        if not step.isdecimal():
+            raise Refused(400, "after: give the `next` of the page before")
+        rows = [
+            row
+            for row in rows
+            if (row["course_id"], row["step"]) > (course_id, int(step))
+        ]
+    rows = [row for row in rows if all(str(row[n]) == v for n, v in only.items())]
+    return _cut(rows, model.key, limit)
+
+
+def _cut(rows: list[Row], order: Sequence[str], limit: int | None) -> Page:
+    if limit is None or len(rows) <= limit:
+        return Page(rows, None)
+    return Page(rows[:limit], _encoded([rows[limit - 1][name] for name in order]))
 
 
 def in_scope(reader: Reader, model: Model) -> str:

@@ -1,9 +1,10 @@
 """Where a course loses its learners, and how far each of them is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from serving.reader import Reader, Row
+from serving.reader import Reader, Row, is_few, without_numbers
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,34 @@ def funnel(reader: Reader, course: str) -> Funnel:
         course=course,
     )
     [started] = reader.suppressed([count], ("started",))
-    return Funnel(
-        started["started"],
-        reader.suppressed(steps, ("reached_count", "completed_count", "lost_count")),
-    )
+    shown = steps if reader.scope.sees_names else without_small_losses(steps)
+    return Funnel(started["started"], shown)
+
+
+def without_small_losses(steps: Sequence[Row]) -> list[Row]:
+    """The steps of funnels, in order, as who may not see names is shown them.
+
+    A loss is the difference of two counts: hidden in its own row alone, it could be
+    computed from the rows around it. So a step loses its numbers if fewer than 5
+    learners were lost since the last step that is shown, and the next that is shown has
+    no loss of its own.
+    """
+    shown: list[Row] = []
+    course_id, last, is_hidden = None, 0, False
+    for step in steps:
+        reached = step["reached_count"]
+        if step["course_id"] != course_id:
+            course_id, is_hidden = step["course_id"], False
+            last = reached + step["lost_count"]
+        counts = (reached, step["completed_count"], last - reached)
+        if any(map(is_few, counts)):
+            shown.append(without_numbers(step))
+            is_hidden = True
+            continue
+        loss = {"lost_count": None, "lost_share": None} if is_hidden else {}
+        shown.append({**step, **loss})
+        last, is_hidden = reached, False
+    return shown
 
 
 def new_since(reader: Reader, since: date) -> Row:

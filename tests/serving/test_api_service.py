@@ -60,6 +60,21 @@ def test_an_edit_of_the_access_file_holds_at_once(api: Reading) -> None:
     assert "write yes or no" in api.get("/ready").body.decode()
 
 
+def test_a_row_of_few_learners_loses_its_numbers_for_who_sees_no_names(
+    api: Reading,
+) -> None:
+    assert api.settings.access
+    with api.settings.access.open("a") as file:
+        file.write("author,*,no\n")
+    path = "/v1/models/v_quiz_difficulty"
+    whole = api.rows(path)
+    rows = api.rows(path, token=api.make_token("author"))
+    assert [row["class_id"] for row in rows] == [f"c{count}" for count in range(7)]
+    assert [rows[count] for count in (0, 5, 6)] == [whole[count] for count in (0, 5, 6)]
+    for row in rows[1:5]:
+        assert row["learner_count"] is row["pass_rate"] is None
+
+
 def test_a_token_that_pages_have_reads_only_with_a_learner_token(api: Reading) -> None:
     card = api.make_token("card", needs_learner=True)
 
@@ -170,7 +185,7 @@ def test_a_damaged_snapshot_leaves_the_one_before(api: Reading, tmp_path: Path) 
     assert api.get("/v1/progress").json["load_id"] == 1
     ready = api.get("/ready")
     assert ready.status == 503
-    assert "cannot be opened" in ready.json["problems"][0]
+    assert "damaged.duckdb: damaged" in ready.json["problems"][0]
     assert b"read_api_snapshot_refused 1.0" in api.get("/metrics").body
 
 

@@ -91,10 +91,16 @@ _MODELS = {
         "steps_total": "bigint",
         "status": "varchar",
     },
+    "analytics.v_quiz_difficulty": {
+        "class_id": "varchar",
+        "learner_count": "bigint",
+        "pass_rate": "double",
+    },
 }
 _KEYS = {
     "v_user_progress": ("user_id", "class_id"),
     "v_course_progress": ("user_id", "course_id"),
+    "v_quiz_difficulty": ("class_id",),
 }
 
 
@@ -104,7 +110,8 @@ def publish_by_hand(
     """A snapshot in which every position is `load_id`, and so many steps are done: what
     a torn answer would show.
 
-    It has two of the public models; a catalogue comes into force at `catalogue_from`.
+    It has three of the public models, with quizzes of 0 to 6 learners. A catalogue
+    comes into force at `catalogue_from`.
     """
     path = folder / f"snapshot-{load_id:08}.duckdb"
     with duckdb.connect(str(path)) as connection:
@@ -134,6 +141,11 @@ def publish_by_hand(
                 {load_id}::bigint as steps_completed, 10::bigint as steps_total,
                 'in_progress' as status
             from range({learners}) as l (learner);
+            create table analytics.v_quiz_difficulty as
+            select
+                'c' || count as class_id, count as learner_count,
+                0.5::double as pass_rate
+            from range(7) as c (count);
             create schema bookkeeping;
             create table bookkeeping.public_column (
                 schema_name varchar, model varchar, model_description varchar,
@@ -144,9 +156,12 @@ def publish_by_hand(
         )
         connection.executemany(
             "insert into bookkeeping.public_column "
-            "values ($1, $2, 'Rows.', $3, $4, $5, 'What it says.', $6, false)",
+            "values ($1, $2, 'Rows.', $3, $4, $5, 'What it says.', $6, $7)",
             [
-                [schema, model, place, column, kind, column in _KEYS[model]]
+                [
+                    *(schema, model, place, column, kind),
+                    *(column in _KEYS[model], column == "learner_count"),
+                ]
                 for name, columns in _MODELS.items()
                 for schema, model in [name.split(".")]
                 for place, (column, kind) in enumerate(columns.items(), 1)
