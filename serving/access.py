@@ -9,10 +9,12 @@ may see who the learners are; a viewer needs it in every row to see them at all.
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.errors import WarehouseError
+from ingest.store.files import read_regular
 
 COLUMNS = ("viewer", "course_id", "names")
 EVERY_COURSE = "*"
@@ -59,8 +61,8 @@ def scope_in(access: Rows, viewer: str | None) -> Scope:
 def read(path: Path) -> Rows:
     """The rows of the file. Raises `WarehouseError`."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        text = read_regular(path).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise WarehouseError(f"{path}: cannot be read ({error})") from error
     for number, row in enumerate(rows, start=2):

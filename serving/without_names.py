@@ -18,6 +18,7 @@ import duckdb
 
 from ingest.errors import WarehouseError, first_line
 from ingest.store.database import sql_path
+from ingest.store.files import read_regular
 from serving.access import Scope
 from serving.reader import Follower
 
@@ -55,7 +56,7 @@ def read_key(path: Path | None) -> bytes:
     if path is None:
         return secrets.token_bytes(32)
     try:
-        key = path.read_bytes().strip()
+        key = read_regular(path).strip()
     except OSError as error:
         raise WarehouseError(f"{path}: cannot be read ({error.strerror})") from error
     if len(key) < 16:

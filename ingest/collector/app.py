@@ -241,7 +241,7 @@ class Collector:
         token = None if header is None else self._token(header)
         body = await request_body.read(request)
         encoding = request.headers.get("content-encoding", "")
-        batch = request_body.split(request_body.unpack(body, encoding))
+        batch = await request_body.batch_of(body, encoding)
         if token is None:
             token = self._token(batch.token)
         if not token.sources:

@@ -16,6 +16,9 @@ LARGEST_BODY_BYTES = 1024 * 1024
 MOST_EVENTS = 500
 SLOWEST_BODY_SEC = 10
 
+# Splitting so little takes less time than another thread would.
+_AT_ONCE_BYTES = 16 * 1024
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -45,6 +48,14 @@ async def read(request: Request) -> bytes:
     except TimeoutError:
         raise Refused(408, f"the body took more than {SLOWEST_BODY_SEC} s") from None
     return b"".join(parts)
+
+
+async def batch_of(body: bytes, encoding: str) -> Batch:
+    """The events in a raw body. Raises `Refused`."""
+    if len(body) <= _AT_ONCE_BYTES and not encoding:
+        return split(body)
+    # Beside the event loop: 1 MiB that is not quite JSON takes 0.5 s.
+    return await asyncio.to_thread(lambda: split(unpack(body, encoding)))
 
 
 def unpack(body: bytes, encoding: str) -> bytes:

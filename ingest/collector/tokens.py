@@ -19,7 +19,7 @@ import msgspec
 
 from ingest.contracts.events import event_types
 from ingest.errors import WarehouseError
-from ingest.store.files import lock, write_durably
+from ingest.store.files import lock, read_regular, write_durably
 
 TOKEN_PREFIX = "lmsw_"
 DEFAULT_RATE = 1000.0
@@ -76,7 +76,7 @@ def hash_of(text: str) -> str:
 def read(path: Path) -> TokenBook:
     """No file, no tokens. Raises `WarehouseError`."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return TokenBook()
     except OSError as error:

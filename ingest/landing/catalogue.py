@@ -15,6 +15,7 @@ from ingest.contracts import validation
 from ingest.errors import WarehouseError
 from ingest.landing import lines, loads
 from ingest.store import database
+from ingest.store.files import open_regular
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
 _LARGEST_POSITION = 2**31 - 1
@@ -95,7 +96,7 @@ def read_csv(path: Path) -> tuple[bytes, int]:
     Raises `WarehouseError`.
     """
     try:
-        with lines.open_regular(path) as file:
+        with open_regular(path) as file:
             changed = os.fstat(file.fileno()).st_mtime_ns
             return file.readall() or b"", changed
     except FileNotFoundError:

@@ -4,13 +4,11 @@ pyarrow and numpy are imported where lines are read: every command would start 0
 later for them.
 """
 
-import errno
 import hashlib
 import io
 import mmap
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ingest.contracts.events import LARGEST_LINE_BYTES
 from ingest.contracts.validation import Rejection
+from ingest.store.files import open_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,16 +67,6 @@ def is_event_file(path: Path) -> bool:
 def name_of(path: Path) -> str:
     """The path as text that UTF-8 can hold: other bytes of it are spelled `\\xff`."""
     return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def open_regular(path: Path) -> io.FileIO:
-    """A regular file, open for reading. Raises `OSError` for a pipe, a device, a folder
-    or a socket, of which nobody knows when or whether they end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return io.FileIO(descriptor)
 
 
 def sha256_of(path: Path) -> str:

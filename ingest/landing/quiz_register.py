@@ -19,6 +19,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from ingest.errors import WarehouseError
+from ingest.store.files import read_regular
 
 COLUMNS = (
     *("form_id", "class_id", "score_field", "max_score", "pass_mark"),
@@ -72,7 +73,7 @@ NO_QUIZZES = QuizRegister()
 def read(path: Path) -> QuizRegister:
     """No file, no forms. Raises `WarehouseError` that names the line and the field."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         return QuizRegister()
     except (OSError, ValueError) as error:

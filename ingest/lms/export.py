@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ingest.errors import WarehouseError
+from ingest.store.files import open_regular
 
 EVENTS = "lms_event"
 COURSES = "lms_course"
@@ -112,7 +113,7 @@ class Export:
 def open_export(path: Path) -> Iterator[Export]:
     """The export at `path`. Raises `WarehouseError`; nothing there is ever changed."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_database = file.read(len(_MAGIC)) == _MAGIC
     except OSError as error:
         raise WarehouseError(

@@ -4,8 +4,11 @@ A producer needs this module: it imports nothing but the standard library at its
 """
 
 import contextlib
+import errno
 import fcntl
+import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,22 @@ def hide_from_strangers() -> None:
     """From now on this process makes files for their owner and group alone. A stricter
     umask stays. For a door: a library leaves the umask as it is."""
     os.umask(os.umask(0o077) | 0o027)
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """A regular file, open for reading. Raises `OSError` for a pipe, a device, a folder
+    or a socket, of which nobody knows when or whether they end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return io.FileIO(descriptor)
+
+
+def read_regular(path: Path) -> bytes:
+    """All that a regular file holds. Raises `OSError`, as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.readall() or b""
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ import duckdb
 
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
-from ingest.store.files import write_durably
+from ingest.store.files import read_regular, write_durably
 
 KEY_VARIABLE = "LMS_ERASURE_KEY"
 SHORTEST_KEY = 32
@@ -132,7 +132,7 @@ def _known_key(warehouse_path: Path) -> Key | None:
         path = key_file(warehouse_path)
         source = str(path)
         try:
-            text = path.read_text(encoding="ascii").strip()
+            text = read_regular(path).decode("ascii").strip()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

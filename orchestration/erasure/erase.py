@@ -28,7 +28,7 @@ import duckdb
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from ingest.store import database, erasure, tombstones
-from ingest.store.files import lock_open_file, sync_folder, write_durably
+from ingest.store.files import lock_open_file, read_regular, sync_folder, write_durably
 from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery, outbox, receivers
 from orchestration.outbox.integration_events import FORMATS
@@ -159,7 +159,7 @@ def erase(
 def read_users_file(path: Path) -> list[str]:
     """One id a line, as it is; blank lines are none. Raises `WarehouseError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise WarehouseError(f"{path}: cannot be read ({error})") from error
     users = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ingest.collector import request_body, tokens
+from ingest.collector.answers import Refused
 from ingest.collector.limits import Limits
 from ingest.collector.request_body import LARGEST_BODY_BYTES
 from ingest.errors import WarehouseError
@@ -973,3 +974,19 @@ def test_a_body_of_many_keys_freezes_nothing(collector: Collecting) -> None:
     answer = collector.post(f'{{"payload": {{{keys}, "k39999": 0}}}}'.encode())
     assert answer.status == 200
     assert time.monotonic() - started < 10
+
+
+def test_a_large_body_is_split_beside_the_event_loop() -> None:
+    body = b"[" + b",".join([b'{"payload":[NaN,1,2,3]}'] * 40_000) + b"]"
+
+    async def beats_meanwhile() -> int:
+        beats = 0
+        splitting = asyncio.create_task(request_body.batch_of(body, ""))
+        while not splitting.done():
+            await asyncio.sleep(0.001)
+            beats += 1
+        with pytest.raises(Refused, match="at most 500"):
+            await splitting
+        return beats
+
+    assert asyncio.run(beats_meanwhile()) > 3
