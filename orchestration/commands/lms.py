@@ -153,5 +153,23 @@ def _show_comparison(found: "LmsComparison", csv: Path | None) -> None:
                 for cause in causes
             ],
         )
+    if found.signals is not None:
+        print_table(
+            "lms_signal, by type",
+            ["type", "both", "only theirs", "only ours", "no place with them"],
+            [tuple(vars(each).values()) for each in found.signals],
+        )
+    if found.leaderboard is not None:
+        print_table(
+            "v_leaderboard, counts of learners",
+            ["the same", "multiplied by badges", "different"],
+            [tuple(vars(found.leaderboard).values())],
+        )
+    for table, counts in (
+        ("lms_signal", found.signals),
+        ("v_leaderboard", found.leaderboard),
+    ):
+        if counts is None:
+            output.print(f"The export has no {table}: not compared.", markup=False)
     if csv:
         output.print(f"{len(found.differences):,} differences in {csv}", markup=False)

@@ -39,6 +39,12 @@ from ingest.lms.importer import (
 )
 from ingest.store import database, outputs, tombstones
 from orchestration.lms import rules
+from orchestration.lms.others import (
+    LeaderboardCount,
+    SignalCount,
+    leaderboard_counts,
+    signal_counts,
+)
 from orchestration.lms.rules import (
     COLUMNS,
     MEANINGS,
@@ -97,6 +103,8 @@ class LmsComparison:
     same_rows: int
     different_rows: int
     differences: tuple[LmsDifference, ...]
+    signals: tuple[SignalCount, ...] | None
+    leaderboard: LeaderboardCount | None
     seconds: float
 
     @property
@@ -131,6 +139,8 @@ class LmsComparison:
             "differences": len(self.differences),
             "unexplained": self.unexplained,
             "causes": self.by_cause(),
+            "signals": self.signals and [vars(each) for each in self.signals],
+            "leaderboard": self.leaderboard and vars(self.leaderboard),
             "seconds": self.seconds,
         }
 
@@ -170,6 +180,8 @@ def compare_lms(
             found = explain.differences(pair)
             different += bool(found)
             differences += found
+        signals = signal_counts(export, connection)
+        leaderboard = leaderboard_counts(export, connection)
     return LmsComparison(
         file=str(path),
         their_rows=their_rows,
@@ -177,6 +189,8 @@ def compare_lms(
         same_rows=rows - different,
         different_rows=different,
         differences=tuple(differences),
+        signals=signals,
+        leaderboard=leaderboard,
         seconds=round(time.perf_counter() - started, 3),
     )
 
