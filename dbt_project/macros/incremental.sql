@@ -211,23 +211,34 @@ old one.
 
 {#- Whether the running model derives from all there is, not from what is new. -#}
 {% macro starts_over() %}
-    {% if not execute or not is_incremental() %}
+    {% if not execute or flags.FULL_REFRESH %}
+        {{ return(true) }}
+    {% endif %}
+    {% set relation = adapter.get_relation(this.database, this.schema, this.table) %}
+    {% if relation is none or relation.type != 'table' %}
         {{ return(true) }}
     {% endif %}
     {% set now = consumption() %}
     {{ return(now.fingerprint != now.known_fingerprint) }}
 {% endmacro %}
 
+{#- dbt asks it of every table. One that starts over is made anew, beside the old one
+    until all of it is there: with other columns, too, if its rule has others. -#}
+{% macro should_full_refresh() %}
+    {% set given = config.get('full_refresh') %}
+    {% if given is not none %}
+        {{ return(given) }}
+    {% endif %}
+    {{ return(
+        flags.FULL_REFRESH
+        or (model.config.materialized == 'incremental' and starts_over())
+    ) }}
+{% endmacro %}
+
 {#- The running model's watermark, 0 when it starts over. It is a literal in the SQL:
     DuckDB then skips older row groups. -#}
 {% macro watermark() %}
     {{ return(0 if starts_over() else consumption().watermark) }}
-{% endmacro %}
-
-{% macro forget_when_starting_over() %}
-    {% if execute and is_incremental() and starts_over() %}
-        delete from {{ this }}
-    {% endif %}
 {% endmacro %}
 
 {% macro mark_consumed() %}
