@@ -270,7 +270,7 @@ def derive_shadow(
         with_variables(arguments, given), warehouse_path, shadow, manifest
     ).result
     derivation = Derivation(
-        tuple(_node(result) for result in results),
+        tuple(_node(result, is_live=False) for result in results),
         round(time.perf_counter() - started, 3),
     )
     return derivation, dbt_project.relations(manifest)
@@ -294,7 +294,7 @@ def derive_sandbox(
         ).result
     return (
         Derivation(
-            tuple(_node(result) for result in results),
+            tuple(_node(result, is_live=False) for result in results),
             round(time.perf_counter() - started, 3),
         ),
         Project.of(manifest),
@@ -325,7 +325,7 @@ def _run(
     return Derivation(nodes, round(time.perf_counter() - started, 3))
 
 
-def _node(result: Any) -> Node:
+def _node(result: Any, *, is_live: bool = True) -> Node:
     node = Node(
         unique_id=result.node.unique_id,
         name=result.node.name,
@@ -336,7 +336,9 @@ def _node(result: Any) -> Node:
         seconds=result.execution_time,
         compiled_code=getattr(result.node, "compiled_code", None),
     )
-    return replace(node, problem=failures.problem(result)) if node.failed else node
+    if not node.failed:
+        return node
+    return replace(node, problem=failures.problem(result, is_live=is_live))
 
 
 def _message(result: Any) -> str | None:

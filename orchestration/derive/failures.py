@@ -26,8 +26,8 @@ _NOISE = re.compile(r"> (in|called by) |\d+ +\||-{9}")
 _LINES_BEFORE = 6
 
 
-def problem(result: Any) -> str:
-    """One line on a failed result of dbt's."""
+def problem(result: Any, *, is_live: bool = True) -> str:
+    """One line on a failed result of dbt's, in the warehouse or elsewhere."""
     node = result.node
     file = _shown(dbt_project.DBT_PROJECT / node.original_file_path)
     message = str(result.message or "no message")
@@ -35,7 +35,11 @@ def problem(result: Any) -> str:
     if result.failures:
         rows = f"{result.failures} row{'s' * (result.failures != 1)}"
         text = f"{file}: {rows} of it should not be there"
-        shows = f'`warehouse query --live "$(cat {kept})"` shows them'
+        shows = (
+            f'`warehouse query --live "$(cat {kept})"` shows them'
+            if is_live
+            else f"{kept} is the SQL that finds them"
+        )
         return f"{node.name}: {text}; {shows}" if kept else f"{node.name}: {text}"
     stopped = _LINE.search(message)
     what = one_line(message[: stopped.start()] if stopped else message, _FRAME)
