@@ -55,7 +55,7 @@ class Relation:
     """A table or view that dbt makes, and by which columns its rows are known.
 
     `kind` is `incremental`, `view`, `seed` or `table`; `key` are the columns of its
-    test `unique_combination` or `key_and_conditions`, none if it has neither. What
+    test `unique_combination` or `key_and_conditions`, or else its `meta: key`. What
     `is_public` has readers who rely on its columns.
     """
 
@@ -85,7 +85,7 @@ def relations(manifest: Any) -> dict[str, Relation]:
             schema=node.schema,
             name=node.alias,
             kind=str(node.config.materialized),
-            key=keys.get(unique_id, ()),
+            key=keys.get(unique_id) or tuple(node.config.meta.get("key", ())),
             is_public=getattr(node, "access", None) == "public",
         )
         for unique_id, node in manifest.nodes.items()
