@@ -35,8 +35,9 @@ def weekly_report(
     with one_line_failures():
         with follower.reader(Scope()) as reader:
             since = reader.today() - timedelta(days=_DAYS)
-            remove_reports(settings.reports)
             written = files.write_all(reader, settings.reports, since=since)
+        new = {file for each in written for file in (each.page, *each.images.values())}
+        remove_reports(settings.reports, keep=new)
         mailed = mail.mail_reports(settings, since) if settings.report_smtp else 0
     return dg.MaterializeResult(
         metadata={

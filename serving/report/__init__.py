@@ -3,14 +3,14 @@
 `content` asks the questions, `files` writes HTML and images, `mail` sends them.
 """
 
-import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 IMAGES = "images"
 
 
-def remove_reports(folder: Path) -> None:
-    """What was written there before: it names learners."""
-    shutil.rmtree(folder / IMAGES, ignore_errors=True)
-    for page in folder.glob("*.html"):
-        page.unlink(missing_ok=True)
+def remove_reports(folder: Path, *, keep: Collection[Path] = ()) -> None:
+    """What was written there before, but for the files to keep: it names learners."""
+    for file in (*folder.glob("*.html"), *folder.glob(f"{IMAGES}/*.png")):
+        if file not in keep:
+            file.unlink(missing_ok=True)

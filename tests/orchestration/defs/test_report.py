@@ -20,6 +20,7 @@ def test_it_writes_the_report_in_place_of_the_last_and_mails_it(
     reports = warehouse.folder / "reports"
     (reports / "images").mkdir(parents=True)
     (reports / "course-gone.html").write_text("of a course that is no more")
+    (reports / "images" / "course-gone-funnel.png").write_bytes(b"")
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
     monkeypatch.setenv("LMS_NOW", "2026-03-12 00:00:00")
     monkeypatch.setenv("LMS_REPORT_TO", "ana@school.example")
@@ -31,6 +32,9 @@ def test_it_writes_the_report_in_place_of_the_last_and_mails_it(
     assert result.success
     pages = sorted(path.name for path in reports.glob("*.html"))
     assert pages == ["all-courses.html", "course-k1.html"]
+    images = {path.name for path in reports.glob("images/*")}
+    assert "course-k1-funnel.png" in images
+    assert "course-gone-funnel.png" not in images
     assert "Since 2026-03-05" in (reports / "course-k1.html").read_text()
     assert server.mails["ana@school.example"]["Subject"].endswith("since 2026-03-05")
 

@@ -307,14 +307,15 @@ def test_no_weekly_report_of_before_is_left(site: Site) -> None:
     """It is written again; in HTML an id may be spelled in many ways."""
     images = site.folder / "reports" / "images"
     images.mkdir(parents=True)
-    (images / "all-courses-events.png").write_bytes(b"")
+    image = images / "all-courses-events.png"
+    image.write_bytes(b"")
     page = site.folder / "reports" / "all-courses.html"
     page.write_text("of many")
     site.erase(dry_run=True)
     assert page.exists()
     site.erase()
     assert not page.exists()
-    assert not images.exists()
+    assert not image.exists()
 
 
 def test_files_in_an_outbox_that_only_the_publisher_was_told_of_are_erased_too(
