@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,26 +108,70 @@ def export(
 def _write(
     connection: duckdb.DuckDBPyConnection, table: str, file_format: str, path: Path
 ) -> int:
+    described = _described(connection, table)
     if file_format == "arrow":
         import pyarrow as pa
 
         rows = 0
         batches = connection.sql(f"from {table}").to_arrow_reader()
+        columns = dict(described[1])
+        schema = pa.schema(
+            [
+                field.with_metadata({"description": columns.get(field.name, "")})
+                for field in batches.schema
+            ],
+            {"description": described[0]},
+        )
         with (
             pa.OSFile(str(path), "wb") as file,
-            pa.ipc.new_file(file, batches.schema) as writer,
+            pa.ipc.new_file(file, schema) as writer,
         ):
             for batch in batches:
-                writer.write_batch(batch)
+                writer.write_batch(pa.record_batch(batch.columns, schema=schema))
                 rows += batch.num_rows
         return rows
     options = {
         "csv": "format csv, header true",
         "json": "format json, array true",
-        "parquet": "format parquet",
+        "parquet": "format parquet, kv_metadata {description: getvariable('meant'), "
+        "columns: getvariable('columns')}",
     }[file_format]
+    connection.execute("set variable meant = $1", [described[0]])
+    connection.execute("set variable columns = $1", [json.dumps(dict(described[1]))])
     # It is the hidden file already, and the only one that may be written.
     [[count]] = connection.execute(
         f"copy (from {table}) to {sql_path(path)} ({options}, use_tmp_file false)"
     ).fetchall()
     return int(count)
+
+
+def _described(
+    connection: duckdb.DuckDBPyConnection, table: str
+) -> tuple[str, list[tuple[str, str]]]:
+    """What a table means, and its columns: as the snapshot's comments say it."""
+    [[meaning]] = connection.execute(
+        """
+        select coalesce(max(comment), '')
+        from (
+            select schema_name || '.' || table_name as name, comment
+            from duckdb_tables() where database_name = current_database()
+            union all
+            select schema_name || '.' || view_name, comment
+            from duckdb_views() where database_name = current_database()
+        )
+        where name = $1
+        """,
+        [table],
+    ).fetchall()
+    columns = connection.execute(
+        """
+        select column_name, comment
+        from duckdb_columns()
+        where
+            database_name = current_database() and comment is not null
+            and schema_name || '.' || table_name = $1
+        order by column_index
+        """,
+        [table],
+    ).fetchall()
+    return meaning, columns

@@ -48,3 +48,40 @@ row is about several learners, which columns count them (`learner_counts`).
         )
     {% endif %}
 {% endmacro %}
+
+{#-
+What every table, view and column means, by the same way: `bookkeeping.description`. The
+snapshot has it as comments (orchestration/snapshot/content.py), which all clients show.
+dbt's own `persist_docs` would set them again with each model that a refresh folds. A run
+that makes no seed is one of an unedited project (orchestration/derive/dbt_runner.py): the
+table stands, which spares a refresh 0.3 seconds.
+-#}
+{% macro describe_relations() %}
+    {% set seeds = [] %}
+    {% for each in selected_resources or [] if each.startswith('seed.') %}
+        {% do seeds.append(each) %}
+    {% endfor %}
+    {% if execute and seeds %}
+        {% set found = [] %}
+        {% for node in graph.nodes.values() | selectattr('resource_type', 'in', ['model', 'seed']) %}
+            {% do found.append((node.schema, node.alias, node)) %}
+        {% endfor %}
+        {% for source in graph.sources.values() %}
+            {% do found.append((source.schema, source.identifier, source)) %}
+        {% endfor %}
+        create or replace table bookkeeping.description as
+        select * from (values
+            {% for schema, name, node in found -%}
+                ('{{ schema }}', '{{ name }}', null, {{ text_literal(node.description) }})
+                {%- for column in node.columns.values() -%}
+                    , ('{{ schema }}', '{{ name }}', '{{ column.name }}', {{ text_literal(column.description) }})
+                {%- endfor %}
+                {{- ',' if not loop.last }}
+            {% endfor %}
+        ) as descriptions (schema_name, relation_name, column_name, description)
+    {% endif %}
+{% endmacro %}
+
+{% macro text_literal(text) -%}
+    {{ dbt.string_literal(dbt.escape_single_quotes(text | trim)) }}
+{%- endmacro %}

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from ingest.errors import first_line
-from ingest.store.database import sql_path, transaction
+from ingest.store.database import sql_name, sql_path, transaction
 from orchestration.derive import leftovers
 
 # Names in the connection that publishes.
@@ -134,6 +134,7 @@ def _write_changes(
 
 def _finish(connection: duckdb.DuckDBPyConnection) -> None:
     _make_views(connection)
+    _comment(connection)
     connection.execute(f"checkpoint {NEW}")
     connection.execute(f"detach {NEW}")
 
@@ -378,3 +379,45 @@ def _views(
         [database],
     ).fetchall()
     return [sql for (sql,) in found]
+
+
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Says what each table, view and column means, where it does not say it yet."""
+    try:
+        found = connection.execute(
+            f"""
+            with
+
+            relations as (
+
+                select
+                    'table' as kind, schema_name, table_name as name, null as part,
+                    comment
+                from duckdb_tables() where database_name = '{NEW}'
+                union all
+                select 'view', schema_name, view_name, null, comment
+                from duckdb_views() where database_name = '{NEW}'
+                union all
+                select 'column', schema_name, table_name, column_name, comment
+                from duckdb_columns() where database_name = '{NEW}'
+
+            )
+
+            select
+                relations.kind, relations.schema_name, relations.name, relations.part,
+                meant.description
+            from relations
+            inner join {LIVE}.bookkeeping.description as meant
+                on
+                    relations.schema_name = meant.schema_name
+                    and relations.name = meant.relation_name
+                    and relations.part is not distinct from meant.column_name
+            where relations.comment is distinct from meant.description
+            """
+        ).fetchall()
+    except duckdb.CatalogException:
+        return  # an earlier version made the warehouse
+    for kind, schema, name, part, description in found:
+        target = sql_name(NEW, schema, name, *([part] if part else []))
+        text = description.replace("'", "''")
+        connection.execute(f"comment on {kind} {target} is '{text}'")

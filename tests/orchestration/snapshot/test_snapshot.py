@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ingest.errors import WarehouseError
@@ -610,3 +611,34 @@ def test_before_anything_is_published_the_way_is_told(tmp_path: Path) -> None:
     warehouse.land([ping("e1")])
     with pytest.raises(WarehouseError, match="nothing was derived yet"):
         snapshot.publish(warehouse.path)
+
+
+def test_descriptions_go_with_the_snapshot_and_with_what_is_exported(
+    folder: Path,
+) -> None:
+    learner = "The learner, as the LMS names them: an opaque id."
+    with duckdb.connect(
+        str(folder / "published/warehouse.duckdb"), read_only=True
+    ) as client:
+        without = client.execute(
+            """
+            select schema_name, table_name, column_name from duckdb_columns()
+            where not internal and comment is null and schema_name != 'published'
+            """
+        ).fetchall()
+        assert without == []
+        [[meaning]] = client.execute(
+            "select comment from duckdb_views() where view_name = 'v_user_progress'"
+        ).fetchall()
+    assert meaning.startswith("One row per learner and class")
+    for form in ("parquet", "arrow"):
+        output = folder / f"described.{form}"
+        arguments = ("progress.v_user_progress", "--format", form)
+        command(folder, "export", *arguments, "--output", str(output))
+    found = pq.read_schema(folder / "described.parquet").metadata
+    assert found[b"description"].decode() == meaning
+    assert json.loads(found[b"columns"])["user_id"] == learner
+    with pa.memory_map(str(folder / "described.arrow")) as file:
+        schema = pa.ipc.open_file(file).schema
+    assert schema.metadata[b"description"].decode() == meaning
+    assert schema.field("user_id").metadata[b"description"].decode() == learner
