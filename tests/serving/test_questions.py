@@ -1,5 +1,6 @@
 """What the questions answer, in which scope, and where their numbers lead."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import duckdb
 import pytest
 
 from ingest.errors import WarehouseError
-from serving import charts, formats, tables, without_names
+from serving import LmsWarehouse, charts, formats, tables, without_names
 from serving.access import Scope, scope_of
 from serving.questions import (
     course,
@@ -26,6 +27,7 @@ from serving.reader import NamesHidden, Reader
 from serving.tables import Column
 from tests.support.demo import NOW, Demo
 
+NOTEBOOK = Path(__file__).parents[2] / "docs/examples/notebook.py"
 COURSE = "sql-first-query"
 ODD = 'zoë "z" o\'neil; 🎓'
 
@@ -304,3 +306,21 @@ def test_a_snapshot_without_names_has_no_learners_id_in_any_byte(
         assert events.events(copy, selection).total == risk["event_count"]
     with pytest.raises(WarehouseError, match="is there already"):
         without_names.write(demo.published, path, b"", now=None)
+
+
+def test_the_notebook_answers_its_three_questions(demo: Demo) -> None:
+    spec = importlib.util.spec_from_file_location("notebook", NOTEBOOK)
+    assert spec is not None
+    assert spec.loader is not None
+    notebook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notebook)
+    _, answers = notebook.app.run()
+
+    warehouse = LmsWarehouse(demo.warehouse.path)
+    completions = warehouse.signals(signal_type="COURSE_COMPLETED")
+    assert answers["finished"]["completed"].sum() == len(completions) > 0
+    courses = set(warehouse.query("from analytics.v_course_funnel")["course_id"])
+    assert set(answers["steepest"]["course_id"]) == courses
+    newest = completions.sort_values("occurred_at").iloc[-1]
+    named = set(newest["source_event_ids"])
+    assert set(answers["evidence"]["event_id"]) == named != set()
