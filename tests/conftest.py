@@ -5,12 +5,14 @@ marks it (`-m "not dbt"`), so no list of them is kept. In a folder where all tes
 derive, conftest.py takes the fixture for them.
 """
 
+import os
+import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.support.browser import Page, chromium
@@ -22,31 +24,24 @@ settings.register_profile("fixed", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile("fixed")
 
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
 # A fixture, and the mark of a test that takes it.
 MARKS = {"dbt": "dbt", "defs": "dbt", "page": "browser"}
-
-# Seconds by file, from the runs before; kept in pytest's cache.
-DURATIONS = "warehouse/durations"
-_seconds: defaultdict[str, float] = defaultdict(float)
-
-
-def _known_seconds(config: pytest.Config) -> dict[str, float]:
-    """None without pytest's cache (`-p no:cacheprovider`)."""
-    cache = getattr(config, "cache", None)
-    return cache.get(DURATIONS, {}) if cache else {}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Marks each test by what it needs; the files that took longest come first."""
+    """Marks each test by what it needs. Those that derive take longest, and come first:
+    then no worker is left with a long file when the others are done."""
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
-    took = _known_seconds(config)
-    items.sort(key=lambda item: -took.get(item.path.name, 0))
+    derives = {item.path for item in items if item.get_closest_marker("dbt")}
+    items.sort(key=lambda item: item.path not in derives)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -57,15 +52,25 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         sys.modules.update(dict.fromkeys(("dbt", "dagster", "dagster_dbt")))  # type: ignore[arg-type]
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _seconds[Path(report.location[0]).name] += report.duration
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """What takes long to make, and that every worker needs: the first one that asks
+    makes it, in a folder that nobody changes afterwards."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
 
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, unfinished = root / name, root / f"{name}-unfinished"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    is_worker = hasattr(session.config, "workerinput")
-    if hasattr(session.config, "cache") and session.config.cache and not is_worker:
-        known = _known_seconds(session.config)
-        session.config.cache.set(DURATIONS, {**known, **_seconds})
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +82,11 @@ def dbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def derived_nothing(dbt: None, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def derived_nothing(dbt: None, made_once: MadeOnce) -> Warehouse:
     """A warehouse in which nothing was landed and every model is built; not to be used
     itself but `copied`."""
-    warehouse = Warehouse(tmp_path_factory.mktemp("derived_nothing"))
-    warehouse.refresh()
-    return warehouse
+    folder = made_once("derived_nothing", lambda folder: Warehouse(folder).refresh())
+    return Warehouse.made_in(folder)
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,13 @@ class Warehouse:
         self._files = 0
         self._made: tuple[Any, ...] | None = None
 
+    @classmethod
+    def made_in(cls, folder: Path) -> "Warehouse":
+        """The one that a refresh made there, perhaps in another process."""
+        warehouse = cls(folder)
+        warehouse._made = warehouse._makes({"now": NOW})
+        return warehouse
+
     def copied(self, folder: Path) -> "Warehouse":
         """A copy, as the only thing in a folder; a refresh need not make its views."""
         copy = warehouse_again(folder)
