@@ -247,6 +247,21 @@ def test_every_command_has_help() -> None:
     )
 
 
+def dbt_show(sql: str) -> str:
+    """From the folder beside the dbt project."""
+    shown = subprocess.run(
+        [
+            *(WAREHOUSE.with_name("dbt"), "--quiet", "show", "--inline", sql),
+            *("--project-dir", "../dbt_project", "--profiles-dir", "../dbt_project"),
+        ],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    return shown.stdout
+
+
 def test_a_path_may_have_any_characters(
     dbt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,17 +282,11 @@ def test_a_path_may_have_any_characters(
     assert row["video_completed"] == 1
     [event] = as_json("query", "select event_id from raw.lms_event")
     assert event == {"event_id": "e1"}
-    shown = subprocess.run(
-        [
-            *(WAREHOUSE.with_name("dbt"), "--quiet", "show", "--inline", "select 7"),
-            *("--project-dir", "../dbt_project", "--profiles-dir", "../dbt_project"),
-        ],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert "7" in shown.stdout, shown.stdout
+    assert "7" in dbt_show("select 7")
     (checkout / "data" / "warehouse.duckdb").unlink()
+    # At once, from wherever dbt is run, and without an empty file.
+    assert "no warehouse there" in dbt_show("select 7")
+    assert not (checkout / "data" / "warehouse.duckdb").exists()
     assert "no warehouse there" in error_of("refresh")
 
 
