@@ -10,9 +10,8 @@ import duckdb
 from ingest.errors import WarehouseError
 from ingest.landing import zone
 from ingest.settings import Settings
-from ingest.store import database
-from orchestration.derive import runs
-from orchestration.derive.runs import Run
+from ingest.store import database, last_runs
+from ingest.store.last_runs import Run
 from serving import published
 
 
@@ -55,7 +54,7 @@ class Status:
     """Times are naive, in UTC; `outcomes` are lines, by what became of them.
 
     `published` is None where nothing was, `unread` where nothing waits; `last_runs` are
-    by kind: `refresh` and `check`.
+    by kind: `refresh`, `check` and `reconcile`.
     """
 
     warehouse: str
@@ -70,7 +69,7 @@ class Status:
     snapshots: int
     models: tuple[ModelPlace, ...]
     published: Published | None
-    last_runs: dict[runs.Kind, Run]
+    last_runs: dict[last_runs.Kind, Run]
     unread: Unread | None
 
 
@@ -123,7 +122,7 @@ def read_status(settings: Settings) -> Status:
             snapshots=loads[9],
             models=_model_places(connection),
             published=_published(warehouse_path, now),
-            last_runs=runs.read(warehouse_path),
+            last_runs=last_runs.read(warehouse_path),
             unread=unread,
         )
 

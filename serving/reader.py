@@ -143,6 +143,9 @@ class Snapshot:
         connection = published.connect(file)
         return cls(file, connection, *_says(connection), now)
 
+    def close(self) -> None:
+        self.connection.close()
+
     @contextlib.contextmanager
     def reader(self, scope: Scope) -> Iterator[Reader]:
         with contextlib.closing(self.connection.cursor()) as connection:

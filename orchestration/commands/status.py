@@ -67,12 +67,7 @@ def _rows_of_what_is_published(state: "Status") -> Iterator[tuple[str, object]]:
     else:
         yield "published load", "nothing was published yet"
     for kind, run in state.last_runs.items():
-        ended = "succeeded" if run.succeeded else "could not run"
-        if run.failures:
-            ended = f"failed: {', '.join(run.failures)}"
-        if run.skipped:
-            ended += f"; {run.skipped} skipped because of that"
-        yield f"last {kind} (UTC)", f"{run.ended_at:%Y-%m-%d %H:%M:%S}, {ended}"
+        yield f"last {kind} (UTC)", f"{run.ended_at:%Y-%m-%d %H:%M:%S}, {run.outcome}"
     if waits := state.unread:
         yield "unread files", waits.files
         yield "oldest unread file", short_path(waits.oldest)

@@ -18,8 +18,8 @@ from typing import Any
 from ingest import progress
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
-from ingest.store import database
-from orchestration.derive import bookkeeping, dbt_project, failures, leftovers, runs
+from ingest.store import database, last_runs
+from orchestration.derive import bookkeeping, dbt_project, failures, leftovers
 from orchestration.derive.dbt_project import Project, Relation
 from orchestration.derive.leftovers import Leftover
 
@@ -139,20 +139,20 @@ def derive(
         return _derive(
             warehouse_path, rebuild, select=select, variables=variables, if_needed=False
         )
-    with runs.noting_a_crash(warehouse_path, "refresh"):
+    with last_runs.noting_a_crash(warehouse_path, "refresh"):
         derivation = _derive(warehouse_path, rebuild, if_needed=if_needed)
     _note(warehouse_path, "refresh", derivation)
     return derivation
 
 
-def _note(warehouse_path: Path, kind: runs.Kind, derivation: Derivation) -> None:
-    run = runs.Run(
+def _note(warehouse_path: Path, kind: last_runs.Kind, derivation: Derivation) -> None:
+    run = last_runs.Run(
         database.utc_now(),
         derivation.succeeded,
         tuple(node.name for node in derivation.failures),
         sum(node.status == "skipped" for node in derivation.nodes),
     )
-    runs.note(warehouse_path, kind, run)
+    last_runs.note(warehouse_path, kind, run)
 
 
 def _derive(
@@ -210,7 +210,7 @@ def check(
     """Runs every data test, those that scan the whole history too, and looks whether
     anything was landed of late; changes nothing."""
     arguments = ["test", "--exclude", "resource_type:unit_test"]
-    with runs.noting_a_crash(warehouse_path, "check"):
+    with last_runs.noting_a_crash(warehouse_path, "check"):
         tested = _run(warehouse_path, arguments, (), variables)
         fresh = look_at_freshness(warehouse_path)
     checked = Derivation(

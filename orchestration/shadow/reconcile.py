@@ -17,7 +17,7 @@ import duckdb
 
 from ingest.errors import WarehouseError, first_line
 from ingest.landing import loads
-from ingest.store import conservation, database
+from ingest.store import conservation, database, last_runs
 from ingest.store.conservation import BrokenLoad, Totals
 from orchestration.derive import leftovers
 from orchestration.derive.dbt_project import Relation
@@ -239,8 +239,23 @@ def reconcile(
     is looked at again; a snapshot that is damaged is published again. What is wrong in
     raw cannot be repaired from raw. `variables` are those that the warehouse was
     refreshed with. Raises `WarehouseError` when the warehouse cannot be read or
-    written.
+    written. How it ended is noted beside the warehouse.
     """
+    with last_runs.noting_a_crash(warehouse_path, "reconcile"):
+        found = _timed(warehouse_path, repair, examples, variables)
+    # A failure's text may repeat learners' data; the names of tables do not.
+    failures = (*found.problems_by_asset, *(["comparison"] if found.failure else []))
+    run = last_runs.Run(database.utc_now(), found.agrees, failures)
+    last_runs.note(warehouse_path, "reconcile", run)
+    return found
+
+
+def _timed(
+    warehouse_path: Path,
+    repair: bool,
+    examples: int,
+    variables: Mapping[str, Any] | None,
+) -> Reconciliation:
     started = time.perf_counter()
     try:
         found = _reconcile(warehouse_path, repair, examples, variables)

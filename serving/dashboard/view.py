@@ -68,12 +68,13 @@ def _follower(path: Path, now: str) -> Follower:
 
 @dataclass(frozen=True)
 class Page:
-    """A page being drawn: whom it asks, in which zone it says times, and which course
-    was chosen (None for all)."""
+    """A page being drawn: whom it asks, in which zone it says times, which course was
+    chosen (None for all), and where things are."""
 
     reader: Reader
     zone: str
     course: str | None
+    settings: Settings
 
     def moment(self, value: Any) -> str:
         return formats.moment(value, self.zone)
@@ -221,7 +222,7 @@ def _draw(draw: Callable[[Page], None], *, has_course: bool) -> None:
         zone = _chosen_zone()
         course = _chosen_course(reader) if has_course else None
         _say_what_is_shown(reader, zone, settings.now)
-        draw(Page(reader.only(course), zone, course))
+        draw(Page(reader.only(course), zone, course, settings))
     _follow(follower, shown)
 
 

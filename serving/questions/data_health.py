@@ -4,8 +4,14 @@ All of it is about the warehouse as a whole: who reads some courses only, reads 
 it.
 """
 
+import contextlib
+from pathlib import Path
+
+import duckdb
+
 from ingest.errors import WarehouseError
-from serving.reader import Reader, Row
+from ingest.store import last_runs
+from serving.reader import Reader, Row, Snapshot
 
 # What mends a dead letter, by the reason that it has.
 REPAIRS = {
@@ -85,6 +91,42 @@ def letters(
         reason=reason,
         field=field,
     )
+
+
+def snapshots(reader: Reader, path: Path) -> list[Row]:
+    """The published files that readers may have open, newest first; `path` leads to the
+    newest. `bytes` are without the events, which they share."""
+    _is_whole(reader)
+    newest = path.resolve()
+    files = {newest, *path.with_name(path.stem).glob("snapshot-*.duckdb")}
+    rows = []
+    for file in sorted(files, reverse=True):
+        row: Row = {"file": file.name, "load_id": None, "published_at": None}
+        row["state"] = "what readers get" if file == newest else "kept"
+        try:
+            row["bytes"] = file.stat().st_size
+            with contextlib.closing(Snapshot.opened(file)) as snapshot:
+                row["load_id"] = snapshot.load_id
+                row["published_at"] = snapshot.published_at
+        except (WarehouseError, duckdb.Error, OSError):
+            if not file.exists():
+                continue  # a publication took it away in the meantime
+            row["state"] = "damaged: `warehouse reconcile --repair` publishes again"
+        rows.append(row)
+    return rows
+
+
+def runs(reader: Reader, warehouse: Path) -> list[Row]:
+    """How the last run of each kind ended, newest first: as it was noted beside the
+    warehouse, which is not opened. None where the warehouse is elsewhere."""
+    _is_whole(reader)
+    noted = last_runs.read(warehouse)
+    return [
+        {"kind": kind, "ended_at": run.ended_at, "outcome": run.outcome}
+        for kind, run in sorted(
+            noted.items(), key=lambda item: item[1].ended_at, reverse=True
+        )
+    ]
 
 
 def lag(reader: Reader) -> list[Row]:

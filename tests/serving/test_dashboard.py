@@ -117,6 +117,8 @@ def test_a_page_shows_the_numbers_that_sql_says(demo: Demo, reader: Reader) -> N
         "select count(*) as n from analytics.v_learner_at_risk where reason = $r",
         r="failing_quiz",
     )
+    health = markup(shown("data_health"))
+    assert f">{demo.published.resolve().name}</td>" in health
     help_needed = markup(shown("needs_help", reason="failing_quiz"))
     assert help_needed.count("<tr>") == failing["n"] + 1
 

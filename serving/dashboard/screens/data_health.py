@@ -1,4 +1,4 @@
-"""For whoever is on call: loads, dead letters, lag and checks."""
+"""For whoever is on call: runs, snapshots, dead letters, loads and lag."""
 
 import streamlit as st
 
@@ -20,9 +20,44 @@ def show(page: Page) -> None:
         )
         + f"; {formats.number(totals['lines_unaccounted'])} unaccounted for."
     )
+    _runs(page)
+    _snapshots(page)
     _dead_letters(page)
     _loads(page)
     _lag(page)
+
+
+def _runs(page: Page) -> None:
+    st.header("Last runs")
+    page.table(
+        (
+            Column("kind", "run"),
+            Column("ended_at", "ended", page.moment),
+            Column("outcome", "outcome"),
+        ),
+        data_health.runs(page.reader, page.settings.warehouse),
+        caption="How the last refresh, check and reconcile ended",
+        file="runs",
+        empty="No run is noted beside the warehouse; `warehouse refresh`, `warehouse "
+        "check` and `warehouse reconcile` note how they ended.",
+    )
+
+
+def _snapshots(page: Page) -> None:
+    st.header("Snapshots")
+    page.table(
+        (
+            Column("file", "file"),
+            Column("load_id", "through load"),
+            Column("published_at", "published", page.moment),
+            Column("bytes", "size without events", formats.bytes_of),
+            Column("state", "state"),
+        ),
+        data_health.snapshots(page.reader, page.settings.published_snapshot),
+        caption="The published files that are kept, newest first",
+        file="snapshots",
+        empty="Nothing was published yet.",
+    )
 
 
 def _dead_letters(page: Page) -> None:

@@ -108,8 +108,8 @@ def test_status_says_how_far_the_models_are_behind(folder: Path) -> None:
 def test_status_says_what_failed_and_which_file_waits_longest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ingest.store import last_runs
     from ingest.store.database import utc_now
-    from orchestration.derive import runs
 
     events = folder / "landing" / "events"
     events.mkdir(parents=True)
@@ -118,8 +118,8 @@ def test_status_says_what_failed_and_which_file_waits_longest(
         file = write_lines(events / f"{name}.ndjson", [ping(name)])
         os.utime(file, (time.time() - age_sec,) * 2)
     as_json("land", "landing/events/read.ndjson")
-    failed = runs.Run(utc_now(), succeeded=False, failures=("v_kpi",), skipped=3)
-    runs.note(folder / "warehouse.duckdb", "refresh", failed)
+    failed = last_runs.Run(utc_now(), succeeded=False, failures=("v_kpi",), skipped=3)
+    last_runs.note(folder / "warehouse.duckdb", "refresh", failed)
 
     state = as_json("status")
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from ingest.landing import dead_letters
 from ingest.landing.dead_letters import Selection
 from ingest.landing.lines import sha256_of
+from ingest.store import last_runs
 from orchestration.cli import app
 from orchestration.derive import dbt_runner
 from orchestration.shadow.reconcile import Reconciliation, reconcile
@@ -299,9 +300,12 @@ def test_damage_in_a_published_file_is_named_and_a_repair_publishes_again(
     found = reconcile(warehouse.path)
     assert [str(file) in problem for problem in found.published] == [True]
     assert not found.agrees
+    noted = last_runs.read(warehouse.path)["reconcile"]
+    assert (noted.succeeded, noted.failures) == (False, ("published.snapshot",))
 
     mended = reconcile(warehouse.path, repair=True)
     assert mended.agrees
+    assert last_runs.read(warehouse.path)["reconcile"].succeeded
     assert str(file) in mended.repaired[0]
 
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingest.errors import WarehouseError
+from ingest.store import last_runs
 from ingest.store.database import open_for_writing
-from orchestration.derive import dbt_project, dbt_runner, runs
+from orchestration.derive import dbt_project, dbt_runner
 from orchestration.refresh import refresh
 from orchestration.snapshot import content as snapshot_content
 from orchestration.snapshot import snapshot
@@ -507,13 +508,13 @@ def test_a_refresh_tests_what_changed_a_check_or_a_rebuild_everything(
         n.name for n in failed.failures
     }
     assert "load_id > 2" in sql_of_a_check(failed)
-    noted = runs.read(warehouse.path)
+    noted = last_runs.read(warehouse.path)
     assert noted["refresh"].failures == tuple(node.name for node in failed.failures)
     assert not noted["refresh"].succeeded
     assert old.name in noted["check"].failures
     rebuilt = dbt_runner.derive(warehouse.path, rebuild=True)
     assert rebuilt.succeeded
-    assert runs.read(warehouse.path)["refresh"].succeeded
+    assert last_runs.read(warehouse.path)["refresh"].succeeded
     assert "load_id >" not in sql_of_a_check(rebuilt)
 
 

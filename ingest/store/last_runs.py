@@ -1,7 +1,8 @@
-"""How the last runs ended: `<warehouse>.last-runs.json`, for `warehouse status`.
+"""How the last runs ended: `<warehouse>.last-runs.json`.
 
-A file, since a run may fail because the warehouse cannot be written. It has the names
-of what failed and never a message, which may repeat learners' data.
+For `warehouse status` and the dashboard. A file, since a run may fail because the
+warehouse cannot be written. It has the names of what failed and never a message, which
+may repeat learners' data.
 """
 
 import contextlib
@@ -16,18 +17,29 @@ import msgspec
 from ingest.store import database
 from ingest.store.files import write_durably
 
-Kind = Literal["refresh", "check"]
+Kind = Literal["refresh", "check", "reconcile"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """`ended_at` is naive, in UTC. `failures` are the names of models and tests; a run
-    that could not be made has none, and did not succeed."""
+    """`ended_at` is naive, in UTC. `failures` are the names of models and tests, and
+    of what did not agree; a run that could not be made has none, and did not succeed.
+    """
 
     ended_at: datetime
     succeeded: bool
     failures: tuple[str, ...] = ()
     skipped: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """In a few words: what failed, by name."""
+        ended = "succeeded" if self.succeeded else "could not run"
+        if self.failures:
+            ended = f"failed: {', '.join(self.failures)}"
+        if self.skipped:
+            ended += f"; {self.skipped} skipped because of that"
+        return ended
 
 
 def read(warehouse_path: Path) -> dict[Kind, Run]:
