@@ -77,12 +77,12 @@ def why_command(
 ) -> None:
     """Say why a learner's step is done, or what is missing."""
     from serving.access import Scope
-    from serving.questions.why import why
+    from serving.questions.why import register_at, why
     from serving.reader import Follower
 
     follower = Follower(settings().published_snapshot, now=settings().now or None)
     with follower.reader(Scope()) as reader:
-        answer = why(reader, user, class_id)
+        answer = why(reader, user, class_id, register_at(settings().quiz_register))
     if as_json:
         print_json(msgspec.to_builtins(answer))
         return

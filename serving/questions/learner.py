@@ -1,10 +1,11 @@
 """Everything of one learner. Each function raises `NamesHidden` where it must."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from serving.questions.why import Why, why
+from ingest.landing.quiz_register import NO_QUIZZES, QuizRegister
+from serving.questions.why import Why, why_each
 from serving.reader import Reader, Row
 
 
@@ -91,13 +92,19 @@ def steps(reader: Reader, user_id: str) -> list[Row]:
     )
 
 
-def not_done(reader: Reader, user_id: str) -> list[Why]:
-    """Why each step that is tracked and not done is not."""
-    return [
-        why(reader, user_id, step["class_id"])
-        for step in steps(reader, user_id)
+def not_done(
+    reader: Reader,
+    user_id: str,
+    learner_steps: Sequence[Row],
+    register: QuizRegister = NO_QUIZZES,
+) -> list[Why]:
+    """Why each of the learner's `steps` that is tracked and not done is not."""
+    missing = [
+        step["class_id"]
+        for step in learner_steps
         if step["completed_at"] is None and (step["has_video"] or step["has_quiz"])
     ]
+    return why_each(reader, user_id, missing, register)
 
 
 def videos(reader: Reader, user_id: str) -> list[Row]:

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import duckdb
 import pytest
 
 from ingest.errors import WarehouseError
+from ingest.landing.quiz_register import QuizRegister
 from serving import LmsWarehouse, charts, formats, tables, without_names
 from serving.access import Scope, scope_of
 from serving.questions import (
@@ -22,13 +25,18 @@ from serving.questions import (
     video,
 )
 from serving.questions.events import Selection
-from serving.questions.why import why
+from serving.questions.why import register_at, why, why_each
 from serving.reader import NamesHidden, Reader
 from serving.tables import Column
 from tests.support.demo import NOW, Demo
 
 NOTEBOOK = Path(__file__).parents[2] / "docs/examples/notebook.py"
 COURSE = "sql-first-query"
+FAILING = """
+    select user_id, class_id, submission_count, best_score_ratio
+    from projections.prj_quiz_result where passed_at is null
+    order by submission_count desc, user_id limit 1
+"""
 ODD = 'zoë "z" o\'neil; 🎓'
 
 
@@ -142,13 +150,7 @@ def test_why_names_the_furthest_ping_and_the_best_submission(reader: Reader) -> 
         f"the furthest ping is {formats.plain(stopped['max_position_sec'])} of "
         f"{formats.plain(duration)} s; {formats.plain(0.9 * duration)} are needed"
     )
-    failing = reader.row(
-        """
-        select user_id, class_id, submission_count, best_score_ratio
-        from projections.prj_quiz_result where passed_at is null
-        order by submission_count desc, user_id limit 1
-        """
-    )
+    failing = reader.row(FAILING)
     [part] = [
         part
         for part in why(reader, failing["user_id"], failing["class_id"]).parts
@@ -162,6 +164,73 @@ def test_why_names_the_furthest_ping_and_the_best_submission(reader: Reader) -> 
     assert "not in the catalogue" in why(reader, ODD, "product-tour").because
     with pytest.raises(WarehouseError, match="no such class"):
         why(reader, ODD, "nowhere")
+    with pytest.raises(WarehouseError, match="nobody: no event of this learner"):
+        why(reader, "nobody", f"{COURSE}/joins")
+
+
+@dataclass
+class Counting:
+    """A connection that counts what it is asked."""
+
+    connection: duckdb.DuckDBPyConnection
+    asked: int = 0
+
+    def execute(self, *arguments: Any) -> duckdb.DuckDBPyConnection:
+        self.asked += 1
+        return self.connection.execute(*arguments)
+
+
+def test_why_asks_as_often_for_all_steps_as_for_one(reader: Reader) -> None:
+    classes = [
+        row["class_id"]
+        for row in reader.rows("from catalogue.catalogue_class order by class_id")
+    ]
+    failing = reader.row(FAILING)
+    user, one = failing["user_id"], failing["class_id"]
+    asked = []
+    for chosen in ([one], classes[::-1]):
+        counting = Counting(reader.connection)
+        counted = replace(reader, connection=cast(Any, counting))
+        answers = why_each(counted, user, chosen)
+        assert [answer.class_id for answer in answers] == chosen
+        assert answers[chosen.index(one)] == why(reader, user, one)
+        asked.append(counting.asked)
+    assert len(classes) > 10
+    assert asked[0] == asked[1] <= 4
+
+
+def test_a_quiz_says_the_forms_pass_mark_or_the_lowest_that_passed(
+    reader: Reader, tmp_path: Path
+) -> None:
+    failing = reader.row(FAILING)
+    form, lowest = reader.row(
+        """
+        select max(quiz_id), min(score / max_score) filter (where passed)
+        from staging.stg_quiz_submission where class_id = $class_id
+        """,
+        class_id=failing["class_id"],
+    ).values()
+
+    def said(register: QuizRegister) -> str:
+        [part] = [
+            part
+            for part in why(
+                reader, failing["user_id"], failing["class_id"], register
+            ).parts
+            if part.part == "quiz"
+        ]
+        return part.because.split("; ")[1]
+
+    known = f"the lowest that passed has {formats.plain(lowest * 100)} %"
+    assert said(register_at(tmp_path / "none.csv")) == known
+    file = tmp_path / "register.csv"
+    head = "form_id,class_id,score_field,max_score,pass_mark,keep_free_text\n"
+    file.write_text(f"{head}other,,score,10,55,no\n")
+    assert said(register_at(file)) == known
+    file.write_text(f"{head}{form},,score,10,82.5,no\n")
+    assert said(register_at(file)) == "the form passes at 82.5 %"
+    file.write_text("damaged")
+    assert said(register_at(file)) == known
 
 
 def test_a_number_leads_to_as_many_events_as_it_counts(reader: Reader) -> None:

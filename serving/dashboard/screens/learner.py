@@ -5,6 +5,7 @@ import streamlit as st
 from serving import charts, formats, tables
 from serving.dashboard.view import Page, drawn
 from serving.questions import learner, needs_help
+from serving.questions.why import register_at
 from serving.reader import Row
 from serving.tables import Column
 
@@ -77,6 +78,7 @@ def _show(page: Page, user: str) -> None:
     def any_events(row: Row) -> str | None:
         return of_class()(row) if row["class_id"] in touched else None
 
+    register = register_at(page.settings.quiz_register)
     st.header("Why a step is not done")
     page.table(
         (
@@ -94,7 +96,7 @@ def _show(page: Page, user: str) -> None:
                     f"{part.part}: {part.because}" for part in each.parts
                 ),
             }
-            for each in learner.not_done(reader, user)
+            for each in learner.not_done(reader, user, steps, register)
         ],
         caption="Steps that are not done",
         file="why",
