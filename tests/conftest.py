@@ -20,8 +20,8 @@ from tests.support.builders import Warehouse
 
 # With every run the same examples, so that a failure is the change's; new ones with
 # `make test-slow`.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("random", derandomize=False)
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile("fixed")
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]

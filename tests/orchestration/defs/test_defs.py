@@ -35,10 +35,9 @@ def defs(dbt: None) -> dg.Definitions:
     return defs
 
 
-@pytest.fixture
-def zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def arrive(folder: Path) -> Path:
     """A landing zone with a catalogue and one learner who does all of one class."""
-    zone = tmp_path / "landing"
+    zone = folder / "landing"
     (zone / "events").mkdir(parents=True)
     (zone / "catalogue").mkdir()
     (zone / "catalogue" / "catalogue.csv").write_text(
@@ -48,10 +47,46 @@ def zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         zone / "events" / "b.ndjson",
         [ping("e1", position=95, duration=100), quiz("e2", score=8), b"{broken"],
     )
-    monkeypatch.setenv("LMS_LANDING", str(zone))
-    monkeypatch.setenv("LMS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
-    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "2")
     return zone
+
+
+def settle(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setenv("LMS_LANDING", str(folder / "landing"))
+    patch.setenv("LMS_WAREHOUSE", str(folder / "warehouse.duckdb"))
+    patch.setenv("LMS_LOCK_WAIT_SEC", "2")
+
+
+@pytest.fixture
+def zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Something has arrived, and there is no warehouse."""
+    settle(monkeypatch, tmp_path)
+    return arrive(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def first_refresh(
+    defs: dg.Definitions, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dg.ExecuteInProcessResult]:
+    """A folder in which the job `refresh` ran once, and what it gave."""
+    folder = tmp_path_factory.mktemp("first_refresh")
+    arrive(folder)
+    with pytest.MonkeyPatch.context() as patch, dg.instance_for_test() as instance:
+        settle(patch, folder)
+        result = run(defs, instance, "refresh")
+    assert result.success
+    return folder, result
+
+
+@pytest.fixture
+def refreshed(
+    first_refresh: tuple[Path, dg.ExecuteInProcessResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The landing zone of a warehouse that was refreshed by the job."""
+    settle(monkeypatch, tmp_path)
+    shutil.copytree(first_refresh[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "landing"
 
 
 @pytest.fixture
@@ -92,16 +127,19 @@ def test_the_lineage_goes_from_file_to_view_with_one_group_a_layer(
 
 
 def test_a_refresh_run_lands_derives_and_shows_what_it_did(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions,
+    refreshed: Path,
+    first_refresh: tuple[Path, dg.ExecuteInProcessResult],
 ) -> None:
-    result = run(defs, instance, "refresh")
-
-    assert result.success
+    _, result = first_refresh
     assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
     metadata = materialized(result)
-    # Receivers are told by a job of their own.
+    # Receivers are told by a job of their own, and the report is written by one.
     everything = set(defs.resolve_asset_graph().materializable_asset_keys)
-    assert everything - set(metadata) == {dg.AssetKey(["outbox", "delivery"])}
+    assert everything - set(metadata) == {
+        dg.AssetKey(["outbox", "delivery"]),
+        dg.AssetKey(["published", "weekly_report"]),
+    }
     load = metadata[dg.AssetKey(["raw", "load"])]
     assert (load["accepted"].value, load["rejected"].value) == (2, 1)
     progress = metadata[dg.AssetKey(["progress", "v_user_progress"])]
@@ -184,10 +222,13 @@ def test_what_the_command_made_before_is_shown_by_a_first_run(
 
 
 def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    refreshed: Path,
+    first_refresh: tuple[Path, dg.ExecuteInProcessResult],
 ) -> None:
-    first = materialized(run(defs, instance, "refresh"))
-    write_lines(zone / "events" / "c.ndjson", [ping("e3", user="u2")])
+    first = materialized(first_refresh[1])
+    write_lines(refreshed / "events" / "c.ndjson", [ping("e3", user="u2")])
 
     result = run(defs, instance, "refresh")
 
@@ -203,17 +244,16 @@ def test_a_view_that_stands_is_as_fresh_as_what_it_reads(
 
 
 def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
 ) -> None:
     from ingest.store.database import open_for_writing
 
-    run(defs, instance, "refresh")
     with open_for_writing(Settings.from_environment().warehouse) as connection:
         connection.execute(
             "update projections.prj_video_progress "
             "set max_position_sec = -1, load_id = 99"
         )
-    write_lines(zone / "events" / "c.ndjson", [ping("e3", user="u2")])
+    write_lines(refreshed / "events" / "c.ndjson", [ping("e3", user="u2")])
 
     result = run(defs, instance, "refresh")
 
@@ -224,9 +264,8 @@ def test_what_is_made_from_what_failed_is_not_shown_as_fresh(
 
 
 def test_a_rebuild_run_gives_the_same_answer(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
 ) -> None:
-    run(defs, instance, "refresh")
     before = ask("from signals.lms_signal order by signal_id")
 
     assert run(defs, instance, "rebuild").success
@@ -235,9 +274,8 @@ def test_a_rebuild_run_gives_the_same_answer(
 
 
 def test_the_checks_run_looks_at_the_whole_history(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
 ) -> None:
-    run(defs, instance, "refresh")
     from ingest.store.database import open_for_writing
 
     assert run(defs, instance, "checks").success
@@ -252,9 +290,8 @@ def test_the_checks_run_looks_at_the_whole_history(
 
 
 def test_one_asset_can_be_derived_again_by_itself(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
 ) -> None:
-    run(defs, instance, "refresh")
     key = dg.AssetKey(["progress", "v_user_progress"])
 
     result = run(defs, instance, "refresh", asset_selection=[key])
@@ -278,12 +315,11 @@ def test_a_damaged_file_turns_its_check_red_and_the_others_are_landed(
 
 
 def test_a_load_that_lost_a_line_is_found(
-    defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
 ) -> None:
     from ingest.store.database import open_for_writing
     from orchestration.defs.raw import loads_that_lost_lines
 
-    run(defs, instance, "refresh")
     with open_for_writing(Settings.from_environment().warehouse) as connection:
         assert loads_that_lost_lines(connection, [1, 2]) == []
         connection.execute("delete from raw.dead_letter")

@@ -15,8 +15,8 @@ import pytest
 
 from ingest.errors import WarehouseError
 from ingest.store import last_runs
-from ingest.store.database import open_for_writing
-from orchestration.derive import dbt_project, dbt_runner
+from ingest.store.database import open_for_writing, transaction
+from orchestration.derive import bookkeeping, dbt_project, dbt_runner
 from orchestration.refresh import refresh
 from orchestration.snapshot import content as snapshot_content
 from orchestration.snapshot import snapshot
@@ -385,26 +385,30 @@ def data_tests_of(derivation: dbt_runner.Derivation) -> set[str]:
     return {node.name for node in derivation.nodes if node.resource_type == "test"}
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        "create or replace view monitoring.v_leaderboard as select 1 as user_id",
-        "drop view monitoring.v_leaderboard",
-        "update signals.signal_type set xp = 1000",
-        "drop table signals.signal_type",
-        "update analytics.threshold set value = 1",
-        "alter table raw.load add column more integer",
-        "update bookkeeping.refreshed set project = 'of yesterday'",
-    ],
-)
 def test_views_and_seeds_are_made_again_when_one_is_not_as_it_was_made(
-    warehouse: Warehouse, edit: str
+    warehouse: Warehouse,
 ) -> None:
     warehouse.land([ping("e1")])
     refresh(warehouse.path)
+    edition = bookkeeping.project_fingerprint(dbt_project.files())
     with open_for_writing(warehouse.path) as connection:
         leaderboard = connection.execute(LEADERBOARD_SQL).fetchall()
-        connection.execute(edit)
+        assert bookkeeping.views_are_unchanged(connection, edition)
+        for edit in (
+            "create or replace view monitoring.v_leaderboard as select 1 as user_id",
+            "drop view monitoring.v_leaderboard",
+            "update signals.signal_type set xp = 1000",
+            "drop table signals.signal_type",
+            "update analytics.threshold set value = 1",
+            "alter table raw.load add column more integer",
+            "update bookkeeping.refreshed set project = 'of yesterday'",
+        ):
+            with transaction(connection, dry_run=True):
+                connection.execute(edit)
+                assert not bookkeeping.views_are_unchanged(connection, edition), edit
+        assert bookkeeping.views_are_unchanged(connection, edition)
+        connection.execute("drop view monitoring.v_leaderboard")
+        connection.execute("update signals.signal_type set xp = 1000")
 
     made = made_again(warehouse)
 
