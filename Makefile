@@ -71,10 +71,10 @@ chromium:  ## Install Chromium, which plays a video in a test, where it is missi
 		fi; }
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms
-	@python benchmarks/load_collector.py --at-least 5000 --p99-ms 100
+	@python -m benchmarks.load_collector --at-least 5000 --p99-ms 100
 
 bench-api: $(STAMP)  ## Load on the read API: at least 1,000 requests/s, p99 under 50 ms
-	@python benchmarks/load_api.py --at-least 1000 --p99-ms 50
+	@python -m benchmarks.load_api --at-least 1000 --p99-ms 50
 
 # A learning record store, in an environment of its own: dbt and it want other versions
 # of click.

@@ -1,6 +1,6 @@
 """How many requests a second the read API answers for one learner's progress.
 
-    python benchmarks/load_api.py --learners 40000 --classes 12
+    python -m benchmarks.load_api --learners 40000 --classes 12
 
 Starts a real read API on a snapshot with so many learners, each in so many classes (as
 many as 50 million events of benchmarks/histories.py have), or on the published snapshot
@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from urllib.parse import quote
 
 import duckdb
 
-WAREHOUSE = Path(sys.executable).with_name("warehouse")
+from benchmarks.service import running
 
 
 @dataclass(frozen=True)
@@ -97,29 +96,8 @@ def read_api(folder: Path, warehouse: Path) -> Iterator[tuple[int, str]]:
         "LMS_WAREHOUSE": str(warehouse),
         "LMS_COLLECTOR": str(folder / "collector"),
     }
-    made = subprocess.run(
-        [WAREHOUSE, "tokens", "create", "load", "--reads", "--rate", "1e6"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    log = folder / "log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [WAREHOUSE, "serve", "--port", "0"], env=environment, stderr=errors
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while "listening" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"error: no read API: {log.read_text()}")
-            time.sleep(0.05)
-        port = json.loads(log.read_text().splitlines()[0])["port"]
-        yield port, made.stdout.strip()
-    finally:
-        process.terminate()
-        process.wait(30)
+    with running("serve", environment, folder / "log", "--reads") as service:
+        yield service
 
 
 async def ask(

@@ -1,6 +1,6 @@
 """How many events a second the collector acknowledges, and how long each batch takes.
 
-    python benchmarks/load_collector.py --events 100000 --connections 8
+    python -m benchmarks.load_collector --events 100000 --connections 8
 
 Starts a real collector in a scratch folder, sends batches over loopback from another
 process, one after the other on each connection, and stops it. Then it reads the landing
@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-WAREHOUSE = Path(sys.executable).with_name("warehouse")
+from benchmarks.service import running
 
 
 @dataclass(frozen=True)
@@ -74,29 +73,10 @@ def collector(folder: Path) -> Iterator[tuple[int, str]]:
         "LMS_SPOOL": str(folder / "spool"),
         "LMS_COLLECTOR": str(folder / "collector"),
     }
-    made = subprocess.run(
-        [WAREHOUSE, "tokens", "create", "load", "--source", "load", "--rate", "1e6"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    log = folder / "collector.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [WAREHOUSE, "collect", "--port", "0"], env=environment, stderr=errors
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while "listening" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"error: no collector: {log.read_text()}")
-            time.sleep(0.05)
-        port = json.loads(log.read_text().splitlines()[0])["port"]
-        yield port, made.stdout.strip()
-    finally:
-        process.terminate()
-        process.wait(30)
+    with running(
+        "collect", environment, folder / "collector.log", *("--source", "load")
+    ) as service:
+        yield service
 
 
 async def send(

@@ -12,6 +12,20 @@ from urllib.parse import urlencode
 from ingest.errors import WarehouseError
 from serving.reader import HALF, NOW, Reader, Row
 
+
+def _completed_from(step: str) -> str:
+    """Those who completed this step of the course or a later one."""
+    return f"""
+        from signals.lms_signal as made
+        inner join analytics.v_course_funnel as funnel
+            on made.class_id = funnel.class_id
+        where
+            made.type = 'STEP_COMPLETED'
+            and funnel.course_id = $course
+            and funnel.step >= {step}
+    """
+
+
 # Which events of the learners, classes and courses that are given: an SQL condition.
 # The signals, hints and badges name their source events themselves.
 _KINDS = {
@@ -51,41 +65,23 @@ _KINDS = {
         )
     """,
     # A learner reached a step who completed it or a later one.
-    "reached": """
-        event_id in (
-            select unnest(made.source_event_ids)
-            from signals.lms_signal as made
-            inner join analytics.v_course_funnel as funnel
-                on made.class_id = funnel.class_id
-            where
-                made.type = 'STEP_COMPLETED'
-                and funnel.course_id = $course
-                and funnel.step >= $step
-        )
+    "reached": f"""
+        event_id in (select unnest(made.source_event_ids) {_completed_from("$step")})
     """,
     # Of those who reached the step before (of the first: who started), and not this.
-    "lost": """
+    "lost": f"""
         user_id in (
             select user_id from analytics.v_course_progress
-            where course_id = $course and ($step = 1 or user_id in (
-                select made.user_id
-                from signals.lms_signal as made
-                inner join analytics.v_course_funnel as funnel
-                    on made.class_id = funnel.class_id
-                where
-                    made.type = 'STEP_COMPLETED'
-                    and funnel.course_id = $course
-                    and funnel.step >= $step - 1
-            ))
-            except
-            select made.user_id
-            from signals.lms_signal as made
-            inner join analytics.v_course_funnel as funnel
-                on made.class_id = funnel.class_id
             where
-                made.type = 'STEP_COMPLETED'
-                and funnel.course_id = $course
-                and funnel.step >= $step
+                course_id = $course
+                and (
+                    $step = 1
+                    or user_id in (
+                        select made.user_id {_completed_from("$step - 1")}
+                    )
+                )
+            except
+            select made.user_id {_completed_from("$step")}
         )
     """,
     "risk": """

@@ -1,0 +1,40 @@
+"""A service of the warehouse's command, running for as long as it is measured."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+WAREHOUSE = Path(sys.executable).with_name("warehouse")
+
+
+@contextmanager
+def running(
+    command: str, environment: Mapping[str, str], log: Path, *rights: str
+) -> Iterator[tuple[int, str]]:
+    """The port on which `warehouse collect` or `serve` listens, and a token with these
+    rights. Raises `SystemExit` when it does not come up within two minutes."""
+    token = subprocess.run(
+        [WAREHOUSE, "tokens", "create", "load", *rights, "--rate", "1e6"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [WAREHOUSE, command, "--port", "0"], env=environment, stderr=errors
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "listening" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"error: {command} is not up: {log.read_text()}")
+            time.sleep(0.05)
+        yield json.loads(log.read_text().splitlines()[0])["port"], token
+    finally:
+        process.terminate()
+        process.wait(30)
