@@ -2,7 +2,7 @@
 # lock is complete, so pip resolves nothing (--no-deps): resolving, it looks for the newest
 # release of a requirement with extras, and stops, since that has no hash here.
 # A bare machine needs Python 3.11, git and make; only PyPI is reached, and by the tests
-# Debian's packages, for Chromium where it is missing.
+# Debian's packages, for Chromium and Node.js where they are missing.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-fast test-slow test-lrs chromium bench bench-full bench-collector bench-api bench-import dev architecture check lock clean
+.PHONY: help demo dashboard test test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev architecture check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,23 +52,27 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 	@cp orchestration/dagster.yaml "$$DAGSTER_HOME/dagster.yaml"
 	umask 027; dg dev --port 3000
 
-test: $(STAMP) chromium  ## Pass every test
+test: $(STAMP) programs  ## Pass every test
 	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests
 
 test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster and a browser (under a minute)
 	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not slow and not lrs" tests
 
-test-slow: $(STAMP) chromium  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
+test-slow: $(STAMP) programs  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
 	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
 
-chromium:  ## Install Chromium, which plays a video in a test, where it is missing
-	@command -v chromium >/dev/null || { \
+programs:  ## Install what tests need beside Python, where it is missing: Chromium and Node.js
+	@missing=; for program in chromium node; do \
+		command -v $$program >/dev/null || missing="$$missing $$(echo $$program | sed s/^node$$/nodejs/)"; \
+	done; \
+	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then \
-			echo "installing chromium from Debian's packages ..."; \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+			echo "installing$$missing from Debian's packages ..."; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 		else \
-			echo "error: no chromium, which a test plays a video in; run: sudo apt-get install --no-install-recommends chromium" >&2; exit 1; \
-		fi; }
+			echo "error: the tests need$$missing; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+		fi; \
+	fi
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms
 	@python -m benchmarks.load_collector --at-least 5000 --p99-ms 100

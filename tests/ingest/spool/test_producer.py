@@ -6,7 +6,6 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -618,7 +617,6 @@ def test_the_producer_in_python_does_what_the_page_says(
     assert_lands_as_the_page_says(tmp_path, warehouse)
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
 def test_the_producer_in_javascript_does_what_the_page_says(
     tmp_path: Path, warehouse: Warehouse
 ) -> None:
