@@ -105,8 +105,11 @@ def snapshot(
         ),
     ] = False,
     path: Annotated[
-        Path, typer.Option("--output", help="Where to, with --without-names.")
-    ] = Path("without-names.duckdb"),
+        Path | None,
+        typer.Option(
+            "--output", help="Where to; else without-names.duckdb in this folder."
+        ),
+    ] = None,
     key_file: Annotated[
         Path | None,
         typer.Option(
@@ -121,8 +124,11 @@ def snapshot(
     from serving.access import Scope
     from serving.reader import Follower
 
+    if not without_names and (path or key_file):
+        raise typer.BadParameter("--output and --key-file go with --without-names")
     published = settings().published_snapshot
     if without_names:
+        path = path or Path("without-names.duckdb")
         outputs.check(path, settings().warehouse)
         written = nameless.write(
             published, path, nameless.read_key(key_file), now=settings().now or None
