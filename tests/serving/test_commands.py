@@ -21,7 +21,7 @@ FAILING = "fails-four-times"
 
 
 class Command:
-    """The command, as the shell has it, in this process: starting one takes a second."""
+    """The command as the shell has it, in this process: to start one takes a second."""
 
     def __init__(
         self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
