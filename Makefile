@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev architecture check lock clean
+.PHONY: help demo dashboard test test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ demo: $(STAMP)  ## Land a demonstration landing zone, refresh, and print the ans
 
 dashboard: $(STAMP)  ## Open the dashboard on it (http://127.0.0.1:8501), at the end of the demo's period
 	@warehouse dashboard --now "2026-10-23 00:00:00"
+
+pictures: $(STAMP) chromium  ## Take the pictures of the dashboard in docs/ anew
+	@LMS_WRITE_PICTURES=1 pytest -q tests/serving/test_dashboard.py -k picture
 
 dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:3000)
 	@umask 027; mkdir -p "$$DAGSTER_HOME"

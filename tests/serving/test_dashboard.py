@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -272,6 +273,34 @@ def test_a_number_is_clicked_and_its_events_are_there(dashboard: Dashboard) -> N
     assert ".ndjson" in text
     dashboard.open("learner", user=ODD)
     assert ODD in dashboard.text()
+
+
+# What the README shows; `make pictures` takes them anew.
+PICTURES = {
+    "course": "dashboard-course.png",
+    "video": "dashboard-video.png",
+    "needs_help": "dashboard-needs-help.png",
+}
+
+
+@pytest.mark.parametrize("page", PICTURES)
+def test_a_page_is_drawn_into_a_picture_that_fits_a_readme(
+    dashboard: Dashboard, page: str
+) -> None:
+    dashboard.open(page, **PAGES[page])
+    charts = "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]"
+    # They come after the text.
+    dashboard.browser.wait_until(
+        f"{charts}.length >= {0 if page == 'needs_help' else 1} && {charts}.every(c => "
+        "c.querySelector('canvas, svg')?.getBoundingClientRect().height > 100) "
+        "&& document.fonts.status === 'loaded'"
+    )
+    picture = dashboard.browser.picture()
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width, height) == (1280, 900)
+    assert 20_000 < len(picture) < 300_000  # an empty page takes 10,000
+    if os.environ.get("LMS_WRITE_PICTURES"):
+        (ROOT / "docs" / PICTURES[page]).write_bytes(picture)
 
 
 def test_a_page_works_on_a_phone_and_in_the_dark(dashboard: Dashboard) -> None:

@@ -1,5 +1,6 @@
 """A real headless Chromium, driven over its DevTools protocol."""
 
+import base64
 import itertools
 import json
 import shutil
@@ -62,6 +63,11 @@ class Page:
     def open(self, address: str) -> None:
         self.command("Page.navigate", url=address)
         self.wait_until("document.readyState === 'complete'")
+
+    def picture(self) -> bytes:
+        """What is seen now, as a PNG."""
+        answer = self.command("Page.captureScreenshot", format="png")
+        return base64.b64decode(answer["data"])
 
     def set_offline(self, offline: bool) -> None:
         self.command(
