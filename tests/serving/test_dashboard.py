@@ -303,6 +303,42 @@ def test_a_page_is_drawn_into_a_picture_that_fits_a_readme(
         (ROOT / "docs" / PICTURES[page]).write_bytes(picture)
 
 
+def test_the_keyboard_reaches_choice_links_and_download_in_this_order(
+    dashboard: Dashboard,
+) -> None:
+    browser = dashboard.browser
+    dashboard.open("course", course=COURSE)
+    kinds = {
+        "choice": "e.closest('.stSidebar') && e.getAttribute('aria-label')"
+        "?.includes('Course')",
+        "link": "e.closest('table.rows') && e.tagName === 'A'",
+        "download": "e.closest('[data-testid=stDownloadButton]')",
+    }
+    reached: list[str] = []
+    for _ in range(60):
+        browser.press("Tab")
+        for kind, is_there in kinds.items():
+            if browser.run(f"(e => !!({is_there}))(document.activeElement)"):
+                reached.append(kind)
+        if "download" in reached:
+            break
+    links = browser.run(
+        "document.querySelector('table.rows').querySelectorAll('a').length"
+    )
+    assert links > 0
+    assert reached == ["choice", *["link"] * links, "download"]
+
+
+def test_enter_follows_a_link_and_the_page_behind_it_opens(
+    dashboard: Dashboard,
+) -> None:
+    dashboard.open("course", course=COURSE)
+    dashboard.browser.run("document.querySelector('table.rows a').focus()")
+    dashboard.browser.press("Enter")
+    dashboard.wait("Events")
+    assert ".ndjson" in dashboard.text()
+
+
 def test_a_page_works_on_a_phone_and_in_the_dark(dashboard: Dashboard) -> None:
     browser = dashboard.browser
     dashboard.open("course", course=COURSE)

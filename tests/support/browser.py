@@ -23,6 +23,10 @@ FLAGS = (
 )
 
 
+# Number and text of a key.
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r")}
+
+
 @dataclass
 class Page:
     """The browser's one page."""
@@ -68,6 +72,13 @@ class Page:
         """What is seen now, as a PNG."""
         answer = self.command("Page.captureScreenshot", format="png")
         return base64.b64decode(answer["data"])
+
+    def press(self, key: str) -> None:
+        """A key of `KEYS`, as a user presses it."""
+        code, text = KEYS[key]
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self.command("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def set_offline(self, offline: bool) -> None:
         self.command(
