@@ -13,12 +13,19 @@ sources as (
 
 ),
 
+-- An event is the source of several signals: of a video's and of the step's, say.
+named as (
+
+    select distinct event_id from sources
+
+),
+
 keyed as (
 
     select
-        *,
+        event_id,
         {{ event_key('event_id') }} as event_key
-    from sources
+    from named
 
 ),
 
@@ -34,8 +41,9 @@ found as (
 
 missing as (
 
-    select keyed.*
-    from keyed
+    select sources.*
+    from sources
+    inner join keyed on sources.event_id = keyed.event_id
     left join found on keyed.event_key = found.event_key
     where found.event_key is null
 
