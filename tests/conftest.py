@@ -16,15 +16,13 @@ from filelock import FileLock
 from hypothesis import settings
 
 from tests.support.browser import Page, chromium
-from tests.support.builders import Warehouse
+from tests.support.builders import MadeOnce, Warehouse
 
 # With every run the same examples, so that a failure is the change's; new ones with
 # `make test-slow`.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile("fixed")
-
-MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 # A fixture, and the mark of a test that takes it.
 MARKS = {"dbt": "dbt", "defs": "dbt", "page": "browser"}

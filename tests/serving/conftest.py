@@ -12,8 +12,7 @@ from ingest.landing.catalogue import land_catalogue
 from orchestration.snapshot import snapshot
 from serving.access import Scope
 from serving.reader import Reader
-from tests.conftest import MadeOnce
-from tests.support.builders import Warehouse
+from tests.support.builders import MadeOnce, Warehouse
 from tests.support.demo import NOW, Demo
 
 

@@ -27,6 +27,10 @@ FLAGS = (
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r")}
 
 
+class Navigated(Exception):
+    """The page that was asked is gone: another one is being loaded."""
+
+
 @dataclass
 class Page:
     """The browser's one page."""
@@ -41,6 +45,8 @@ class Page:
         while True:
             answer = json.loads(self.connection.recv(timeout=30))
             if answer.get("id") == number:
+                if "navigated" in str(answer.get("error")):
+                    raise Navigated(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -56,9 +62,15 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except Navigated:  # the next page is on its way
+            return False
+
     def wait_until(self, condition: str, within_sec: float = 30) -> None:
         deadline = time.monotonic() + within_sec
-        while not self.run(condition):
+        while not self._holds(condition):
             assert time.monotonic() < deadline, (
                 f"not within {within_sec} s: {condition}"
             )

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +31,8 @@ from ingest.store.database import open_for_reading, open_for_writing
 
 Json = dict[str, Any]
 Line = Json | bytes
+# Gives the folder of a name, which a function fills where it is not there yet.
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 RECEIVED_AT = datetime(2026, 3, 20, 12)
 CHUNK_BYTES = 16 * 2**20

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from ingest.contracts import versions
 from tests.support.builders import RECEIVED_AT, Json, Warehouse, ping, ping_v1, quiz
@@ -46,14 +47,12 @@ def test_contracts_are_listed_with_what_was_seen_of_each(warehouse: Warehouse) -
 def test_contracts_are_listed_for_machines(
     warehouse: Warehouse,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from orchestration.commands.contracts import show_contracts
+    from orchestration.cli import app
 
     warehouse.land([quiz("e1")])
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
-    show_contracts(as_json=True)
-    listed = json.loads(capsys.readouterr().out)
+    listed = json.loads(CliRunner().invoke(app, ["contracts", "--json"]).stdout)
     assert len(listed) == 3
     assert json.loads(Path(listed[0].pop("schema")).read_text())["title"]
     assert listed[0] == {
@@ -223,6 +222,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 tests = "tests/ingest/contracts/test_contracts.py"
 failed = pytest.main(["-q", "-p", "no:cacheprovider", tests])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import WarehouseError
-from ingest.landing import event_files
+from ingest.landing import event_files, quiz_register
 from ingest.landing.catalogue import CatalogueClass
 from ingest.lms import export as lms_export
 from ingest.lms import importer
@@ -169,16 +169,15 @@ def test_a_missing_passed_is_the_rounded_percentage_at_the_pass_mark(
 
 
 def test_the_quiz_register_goes_before_the_mark_of_the_class(
-    lms: Lms, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    lms: Lms, warehouse: Warehouse
 ) -> None:
     register = warehouse.folder / "register.csv"
     register.write_text(
         "form_id,class_id,score_field,max_score,pass_mark,keep_free_text\n"
         "form-1,,score,10,50,no\n"
     )
-    monkeypatch.setenv("LMS_QUIZ_REGISTER", str(register))
     lms.row("QUIZ_SUBMIT", {"score": 5, "max_score": 10})
-    move_in(warehouse, lms.path)
+    move_in(warehouse, lms.path, register=quiz_register.read(register))
     [line] = lines_of(warehouse)
     assert line["payload"]["passed"] is True
 

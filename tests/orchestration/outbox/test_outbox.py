@@ -1058,7 +1058,8 @@ def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
     monkeypatch.setenv("LMS_WAREHOUSE", str(warehouse.path))
     with dg.instance_for_test() as instance:
         tick: Callable[[], object] = lambda: publish_schedule(  # noqa: E731
-            dg.build_schedule_context(instance)
+            dg.build_schedule_context(instance),
+            settings=Settings.from_environment(),
         )
         assert isinstance(tick(), dg.SkipReason), "no receiver is set"
         monkeypatch.setenv("LMS_PUBLISH_URL", receiver.url)

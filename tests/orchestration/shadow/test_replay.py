@@ -596,7 +596,7 @@ def damaged(refreshed: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> D
     relations = [
         Relation("", schema, name, "incremental", ())
         for schema, name in (table.split(".") for table in tables_of(refreshed))
-        if name != "watermark"
+        if schema != "bookkeeping"
     ]
     return Damaged(
         warehouse,

@@ -64,7 +64,7 @@ def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
             "projections.prj_course_signal",
             "signals.lms_signal",
         ),
-        "projections.prj_user_signal_total",
+        *("signals.signal_rule", "projections.prj_user_signal_total"),
         *("monitoring.v_signal_summary", "monitoring.v_leaderboard"),
     }
     progress = by_table["progress.v_user_progress"]
