@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,11 +55,17 @@ dev: $(STAMP)  ## Open the Dagster UI on the same warehouse (http://127.0.0.1:30
 	@cp orchestration/dagster.yaml "$$DAGSTER_HOME/dagster.yaml"
 	umask 027; dg dev --port 3000
 
-test: $(STAMP) programs  ## Pass every test
-	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not lrs" tests
+# Three workers on two cores: some wait for a process, a browser or a lock.
+PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP) programs  ## Pass the tests (before each commit)
+	@$(PYTEST) -m "not long and not slow and not lrs" tests
+
+test-long: $(STAMP) programs  ## Pass the longest: kills, the daemon, edits of rules (CI does, after `make test`)
+	@$(PYTEST) -m "long and not slow and not lrs" tests
 
 test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster and a browser (under a minute)
-	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not slow and not lrs" tests
+	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not long and not slow and not lrs" tests
 
 test-slow: $(STAMP) programs  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
 	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import report
 from benchmarks.bench import BY_NAME
 
+pytestmark = pytest.mark.long
+
 PROJECT = Path(__file__).parents[2]
 
 OF_A_SHELL = {"refresh_shell", "refresh_nothing", "refresh_job", "growth_shell"}

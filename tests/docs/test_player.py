@@ -125,6 +125,7 @@ def pings_at(collector: Service, position: float) -> int:
     return sum(payload["position_sec"] == position for payload in payloads)
 
 
+@pytest.mark.long
 def test_a_video_that_plays_is_completed_in_v_user_progress(
     tmp_path: Path, site: str, page: Page, dbt: None, warehouse: Warehouse
 ) -> None:

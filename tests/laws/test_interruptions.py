@@ -40,6 +40,8 @@ from tests.support.kills import KILLS, Processes, kill_again_until
 from tests.support.logs import dense_log
 from tests.support.snapshot import is_as_the_warehouse
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def processes(dbt: None) -> Processes:

@@ -384,6 +384,7 @@ def test_a_rebuild_changes_no_row(dense: Warehouse, copy: Warehouse) -> None:
     assert_same_state(copy.state(), dense.state())
 
 
+@pytest.mark.long
 def test_a_refresh_applies_a_changed_rule_to_all_there_is(copy: Warehouse) -> None:
     copy.refresh(completion_threshold=0.95)
     refreshed = copy.state()

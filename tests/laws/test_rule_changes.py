@@ -8,6 +8,8 @@ import pytest
 from orchestration.derive import dbt_project, dbt_runner
 from tests.support.builders import Warehouse, ping, quiz
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -249,6 +249,7 @@ Path("result.json").write_text(json.dumps(result))
 """
 
 
+@pytest.mark.long
 def test_the_walk_through_adds_a_version_and_a_type(dbt: None, copy: Copy) -> None:
     classes = re.findall(r"^```python\n(class .*?)^```", PAGE, re.M | re.S)
     assert len(classes) == 2

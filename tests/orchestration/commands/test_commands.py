@@ -262,6 +262,7 @@ def dbt_show(sql: str) -> str:
     return shown.stdout
 
 
+@pytest.mark.long
 def test_a_path_may_have_any_characters(
     dbt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

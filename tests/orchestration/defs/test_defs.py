@@ -403,6 +403,7 @@ def test_the_schedule_skips_while_a_refresh_is_under_way(
     assert isinstance(tick(), dg.RunRequest)
 
 
+@pytest.mark.long
 def test_the_sensor_asks_for_each_content_once_whatever_its_name(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
@@ -550,6 +551,7 @@ def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
     return None
 
 
+@pytest.mark.long
 def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     daemon: dg.DagsterInstance,
 ) -> None:
@@ -570,6 +572,7 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     assert killed.status == dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.long
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
     runs = [launch("refresh"), launch("refresh")]
     outs = [run.communicate(timeout=180)[0] for run in runs]

@@ -114,6 +114,7 @@ def test_they_are_listed_and_then_dropped(
     assert ("signals",) in schemas
 
 
+@pytest.mark.long
 def test_reconcile_names_and_repairs_them(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     warehouse.refresh()
@@ -126,6 +127,7 @@ def test_reconcile_names_and_repairs_them(warehouse: Warehouse) -> None:
     assert left_over(warehouse) == []
 
 
+@pytest.mark.long
 def test_a_replay_lists_drops_and_puts_them_back(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     warehouse.refresh()

@@ -401,6 +401,7 @@ def is_about_canary(row: str) -> bool:
     return CANARY in text or f"u0063{CANARY[1:]}" in text
 
 
+@pytest.mark.long
 def test_the_aggregates_are_those_of_a_rebuild_and_the_next_refresh_changes_nothing(
     site: Site,
 ) -> None:
@@ -665,6 +666,7 @@ def erase_in_process(folder: Path) -> None:
     Site(folder).erase()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", KILLS)
 def test_an_erasure_after_a_killed_one_ends_as_an_unbroken_one(
     original: Site,

@@ -276,6 +276,7 @@ def test_the_command_says_what_disagrees_and_exits_with_1(
     assert json.loads(as_json.stdout)["problems"] == list(found.problems)
 
 
+@pytest.mark.long
 def test_a_repair_gives_back_what_was_derived(warehouse: Warehouse) -> None:
     sound = warehouse.state()
     damage(warehouse, to_raw=False)
@@ -385,6 +386,7 @@ POISONED = {
 }
 
 
+@pytest.mark.long
 def test_a_poison_row_holds_up_those_that_read_it_and_is_named(
     warehouse: Warehouse,
 ) -> None:

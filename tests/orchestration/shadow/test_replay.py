@@ -229,6 +229,7 @@ def damage(warehouse: Warehouse, random: Random, users: list[str]) -> None:
             connection.execute(statement, {name: value})
 
 
+@pytest.mark.long
 @settings(max_examples=2, deadline=None)
 @given(random=st.randoms(use_true_random=True))
 def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
@@ -315,6 +316,7 @@ TWICE = (
 )
 
 
+@pytest.mark.long
 def test_after_rules_changed_a_replay_equals_a_rebuild_and_can_be_put_back(
     refreshed: Warehouse, project: Path, tmp_path: Path
 ) -> None:
@@ -475,6 +477,7 @@ def land_by(warehouse: Warehouse, log: Log, random: Random, known_at: datetime) 
             warehouse.land(what, received_at=received_at)
 
 
+@pytest.mark.long
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_as_of_a_moment_is_a_warehouse_that_was_given_what_had_come_by_then(
@@ -639,6 +642,7 @@ def test_a_swap_killed_before_its_commit_leaves_the_old_state(
     assert tables_of(warehouse) == damaged.old
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_swap_leaves_the_old_state_or_the_new_one(
     damaged: Damaged, tmp_path: Path, processes: ForkServerContext, kills: int
@@ -665,6 +669,7 @@ def replay_apply(warehouse_path: Path) -> None:
     replay(warehouse_path, apply=True, variables=VARIABLES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_replay_is_finished_by_the_next(
     damaged: Damaged, tmp_path: Path, processes: ForkServerContext, kills: int

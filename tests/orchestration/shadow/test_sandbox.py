@@ -14,6 +14,8 @@ from serving import published
 from tests.support.builders import Class, Warehouse, ping, quiz
 from tests.support.edits import edit
 
+pytestmark = pytest.mark.long
+
 WAREHOUSE = Path(sys.executable).with_name("warehouse")
 
 

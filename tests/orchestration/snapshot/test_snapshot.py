@@ -96,6 +96,7 @@ def files_under(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_a_reader_sees_one_state_through_many_refreshes(warehouse: Warehouse) -> None:
     warehouse.land_catalogue(Class("c1", has_video=1, has_quiz=1))
     warehouse.land([ping("e0", user_id="u0", position=95)])
@@ -257,6 +258,7 @@ def test_a_damaged_snapshot_is_replaced_by_one_that_is_written_whole(
     assert is_as_the_warehouse(warehouse) == 0
 
 
+@pytest.mark.long
 def test_a_warehouse_with_the_bookkeeping_of_an_earlier_version_is_refreshed(
     warehouse: Warehouse,
 ) -> None:
@@ -495,6 +497,7 @@ def sql_of_a_check(derivation: dbt_runner.Derivation) -> str:
     return node.compiled_code or ""
 
 
+@pytest.mark.long
 def test_a_refresh_tests_what_changed_a_check_or_a_rebuild_everything(
     warehouse: Warehouse,
 ) -> None:
