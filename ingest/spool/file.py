@@ -62,7 +62,7 @@ class SpoolFile:
             raise
         self.size += len(data)
 
-    def hand_on(self, landing: Path) -> None:
+    def move_to_landing(self, landing: Path) -> None:
         _rename_into(landing, self._path)
         self.close()
 

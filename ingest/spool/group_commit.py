@@ -181,7 +181,7 @@ class GroupCommit:
             if group:
                 self._commit(group)
             if self._file and (is_last or self._is_due()):
-                self._hand_on()
+                self._move_to_landing()
         if self._file:
             self._file.close()
 
@@ -208,10 +208,10 @@ class GroupCommit:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_settle, mine, error)
 
-    def _hand_on(self) -> None:
+    def _move_to_landing(self) -> None:
         assert self._file
         try:
-            self._file.hand_on(self._landing)
+            self._file.move_to_landing(self._landing)
         except OSError as error:
             self._note(error)
             time.sleep(0.2)  # then the file is due still

@@ -266,7 +266,7 @@ class SpoolWriter:
                 if lines:
                     self._append(lines)
                 if self._file and (is_last or self._is_due()):
-                    self._file.hand_on(self._landing)
+                    self._file.move_to_landing(self._landing)
                     self._file = None
             except OSError as error:
                 if self._file and self._file.is_closed:
