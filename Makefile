@@ -61,7 +61,7 @@ PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: $(STAMP) programs  ## Pass the tests (before each commit)
 	@$(PYTEST) -m "not long and not slow and not lrs" tests
 
-test-long: $(STAMP) programs  ## Pass the longest: kills, the daemon, edits of rules (CI does, after `make test`)
+test-long: $(STAMP) programs  ## Pass the longest: kills, Dagster's runs, edits of the project (CI does, after `make test`)
 	@$(PYTEST) -m "long and not slow and not lrs" tests
 
 test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster and a browser (under a minute)

@@ -21,6 +21,8 @@ import pytest
 from ingest.settings import Settings
 from tests.support.builders import ping, quiz, write_lines
 
+pytestmark = pytest.mark.long
+
 PROJECT = Path(__file__).parents[3]
 LAYERS = {
     *("landing", "raw", "catalogue", "staging", "projections"),
@@ -403,7 +405,6 @@ def test_the_schedule_skips_while_a_refresh_is_under_way(
     assert isinstance(tick(), dg.RunRequest)
 
 
-@pytest.mark.long
 def test_the_sensor_asks_for_each_content_once_whatever_its_name(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
@@ -551,7 +552,6 @@ def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
     return None
 
 
-@pytest.mark.long
 def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     daemon: dg.DagsterInstance,
 ) -> None:
@@ -572,7 +572,6 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     assert killed.status == dg.DagsterRunStatus.FAILURE
 
 
-@pytest.mark.long
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
     runs = [launch("refresh"), launch("refresh")]
     outs = [run.communicate(timeout=180)[0] for run in runs]

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.builders import Warehouse, ping
 
+pytestmark = pytest.mark.long
+
 
 def look(
     warehouse: Warehouse, now: str, monkeypatch: pytest.MonkeyPatch

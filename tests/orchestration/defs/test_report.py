@@ -7,6 +7,8 @@ from orchestration.snapshot import snapshot
 from tests.support.builders import Class, Warehouse, ping
 from tests.support.mail import mail_server
 
+pytestmark = pytest.mark.long
+
 
 def test_it_writes_the_report_in_place_of_the_last_and_mails_it(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.builders import Warehouse, ping
 from tests.support.edits import edit
+
+pytestmark = pytest.mark.long
 
 
 def test_a_column_that_comes_or_goes_is_made_by_a_refresh(

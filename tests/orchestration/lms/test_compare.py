@@ -348,6 +348,7 @@ in_one_go = settings(
 )
 
 
+@pytest.mark.long
 @settings(in_one_go, max_examples=3)
 @given(st.lists(_LEARNERS, min_size=30, max_size=60))
 def test_every_difference_is_explained_by_its_cause(

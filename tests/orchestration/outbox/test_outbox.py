@@ -1044,6 +1044,7 @@ def test_the_command_says_what_it_did_and_fails_when_a_receiver_did(
     assert run("--target", "cloudevents there").returncode == 2
 
 
+@pytest.mark.long
 def test_in_dagster_a_receiver_that_is_down_fails_its_own_job_and_no_refresh(
     tmp_path: Path,
     receiver: Receiver,

@@ -261,6 +261,7 @@ def test_a_replay_puts_damage_right_and_a_later_refresh_cannot_tell(
         assert tables_of(warehouse) == tables_of(all_taken_in)
 
 
+@pytest.mark.long
 def test_what_a_part_cannot_put_right_everything_does(
     refreshed: Warehouse, tmp_path: Path
 ) -> None:
@@ -830,6 +831,7 @@ def test_what_cannot_be_replayed_is_said_in_one_line(
         command(capsys, *bad_usage, code=2)
 
 
+@pytest.mark.long
 def test_the_jobs_answer_in_their_metadata(at_hand: Warehouse) -> None:
     from orchestration.definitions import defs
 

@@ -366,6 +366,7 @@ def made_again(warehouse: Warehouse, event_id: str = "e2") -> set[str]:
     return made - tables
 
 
+@pytest.mark.long
 def test_views_and_seeds_that_nobody_edited_are_not_made_again(
     warehouse: Warehouse,
 ) -> None:
@@ -392,6 +393,7 @@ def data_tests_of(derivation: dbt_runner.Derivation) -> set[str]:
     return {node.name for node in derivation.nodes if node.resource_type == "test"}
 
 
+@pytest.mark.long
 def test_views_and_seeds_are_made_again_when_one_is_not_as_it_was_made(
     warehouse: Warehouse,
 ) -> None:
