@@ -811,11 +811,14 @@ def _remove(database: Path) -> None:
 
 
 def _state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Each file below: its inode, size and time of change."""
+    """Each file below, but the note of when a run ended: its inode, size and time of
+    change."""
     return {
         str(file.relative_to(folder)): (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         for file in folder.rglob("*")
-        if file.is_file() and (stat := file.stat())
+        if ".last-runs" not in file.suffixes
+        and file.is_file()
+        and (stat := file.stat())
     }
 
 
