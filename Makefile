@@ -61,11 +61,11 @@ PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: $(STAMP) programs  ## Pass the tests (before each commit)
 	@$(PYTEST) -m "not long and not slow and not lrs" tests
 
-test-long: $(STAMP) programs  ## Pass the longest: kills, Dagster's runs, edits of the project (CI does, after `make test`)
+test-long: $(STAMP) programs  ## Pass the longest: kills, damage, Dagster's runs, edits of the project (CI does, after `make test`)
 	@$(PYTEST) -m "long and not slow and not lrs" tests
 
-test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster and a browser (under a minute)
-	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not long and not slow and not lrs" tests
+test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster, a browser and random examples (under a minute)
+	@pytest -n 3 --dist worksteal -m "not dbt and not browser and not hypothesis and not long and not slow and not lrs" tests
 
 test-slow: $(STAMP) programs  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
 	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests

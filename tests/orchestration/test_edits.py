@@ -23,6 +23,8 @@ from serving import published
 from tests.support.builders import Warehouse, ping, quiz
 from tests.support.edits import copied_project, edit
 
+pytestmark = pytest.mark.long
+
 YAML = """
 models:
   - name: v_goal
@@ -100,7 +102,6 @@ def _edit(project: Path) -> None:
     (models / "insight/_insight.yml").write_text(YAML)
 
 
-@pytest.mark.long
 def test_what_came_went_and_moved_is_named(edited: Edited) -> None:
     assert edited.diff.new == ("insight.goal", "insight.v_goal")
     assert edited.diff.gone == ("analytics.v_streak_history",)

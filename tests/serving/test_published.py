@@ -235,6 +235,7 @@ def parquet_files(warehouse: Warehouse) -> list[Path]:
     return sorted((warehouse.folder / "published").rglob("*.parquet"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_a_flipped_bit_in_what_is_published_is_noticed_and_mended(
     tmp_path: Path, seed: int

@@ -647,6 +647,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", KILLS)
 def test_killed_under_load_it_loses_no_acknowledged_event(
     tmp_path: Path, warehouse: Warehouse, kills: int

@@ -659,6 +659,7 @@ def apart_from_attempts(warehouse: Warehouse) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_retry_killed_at_any_instant_has_happened_wholly_or_not_at_all(
     tmp_path: Path, processes: Processes, kills: int

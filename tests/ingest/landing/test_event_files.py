@@ -213,6 +213,7 @@ def _land_with_little_memory(file: Path, warehouse_path: Path) -> None:
     assert peak() < 650, f"{peak()} MB"
 
 
+@pytest.mark.long
 def test_many_rejected_lines_in_a_small_file_take_little_memory(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:

@@ -11,6 +11,8 @@ from orchestration.derive.dbt_runner import Derivation
 from tests.support.builders import Warehouse, ping
 from tests.support.edits import copied_project, edit
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def broken(

@@ -17,6 +17,8 @@ from orchestration.snapshot import snapshot
 from serving import published
 from tests.support.builders import NOW, Warehouse, ping
 
+pytestmark = pytest.mark.long
+
 # As a deleted view, a deleted seed and a deleted folder with a model leave them.
 LEFT = """
 create view analytics.v_gone as select 1 as n;
@@ -114,7 +116,6 @@ def test_they_are_listed_and_then_dropped(
     assert ("signals",) in schemas
 
 
-@pytest.mark.long
 def test_reconcile_names_and_repairs_them(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     warehouse.refresh()
@@ -127,7 +128,6 @@ def test_reconcile_names_and_repairs_them(warehouse: Warehouse) -> None:
     assert left_over(warehouse) == []
 
 
-@pytest.mark.long
 def test_a_replay_lists_drops_and_puts_them_back(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     warehouse.refresh()
