@@ -54,10 +54,3 @@ weekly_report_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(weekly_report),
     description="Writes the report of the last week, and mails it where that is set.",
 )
-
-weekly_report_schedule = dg.ScheduleDefinition(
-    name="weekly_report_schedule",
-    job=weekly_report_job,
-    cron_schedule=Settings.from_environment().report_cron,
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-)

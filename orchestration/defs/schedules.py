@@ -11,6 +11,7 @@ from orchestration.defs.jobs import (
     reconcile_job,
     refresh_job,
 )
+from orchestration.defs.report import weekly_report_job
 from orchestration.outbox.settings import RECEIVERS_VARIABLE, PublishSettings
 
 _SETTINGS = Settings.from_environment()
@@ -65,4 +66,11 @@ reconcile_schedule = dg.ScheduleDefinition(
     job=reconcile_job,
     cron_schedule=_SETTINGS.reconcile_cron,
     default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+weekly_report_schedule = dg.ScheduleDefinition(
+    job=weekly_report_job,
+    cron_schedule=_SETTINGS.report_cron,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
 )

@@ -30,7 +30,7 @@ import duckdb
 from ingest import progress
 from ingest.errors import WarehouseError, first_line
 from ingest.settings import Settings
-from ingest.store import database
+from ingest.store import database, last_runs
 from ingest.store.files import lock, rename_durably, sync_folder
 from orchestration.derive.bookkeeping import state_fingerprint
 from orchestration.snapshot.content import (
@@ -111,17 +111,22 @@ def publish(warehouse_path: Path, *, start_over: bool = False) -> Snapshot:
     try:
         # A damaged snapshot is written anew: what else is damaged is the warehouse.
         with (
+            last_runs.noting_a_crash(warehouse_path, "publication"),
             progress.step("publishing"),
             database.damage_is_said(warehouse_path),
             folder.alone(),
             _attached(warehouse_path, folder) as connection,
         ):
-            return _publish(connection, folder, start_over)
+            made = _publish(connection, folder, start_over)
     except (duckdb.Error, OSError) as error:
         raise WarehouseError(
             f"{folder.current}: cannot be published ({first_line(error)}); "
             "readers keep the snapshot before"
         ) from error
+    if made.is_new:
+        run = last_runs.Run(database.utc_now(), succeeded=True)
+        last_runs.note(warehouse_path, "publication", run)
+    return made
 
 
 def publish_again(warehouse_path: Path, *, start_over: bool = False) -> None:

@@ -1,5 +1,8 @@
 """Who needs help, and why."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from serving.reader import Reader, Row
 
 # What each reason means, for people.
@@ -8,6 +11,23 @@ REASONS = {
     "failing_quiz": "Failing a quiz: many submissions, none passed",
     "stalled_video": "Stalled: several videos begun and left below half",
 }
+
+
+def meaning(reason: str) -> str:
+    return REASONS.get(reason, reason)
+
+
+def in_words(rows: Sequence[Row]) -> str:
+    """How many learners need help, and how many of them for each reason."""
+    learners = len({row["user_id"] for row in rows})
+    by_reason = Counter(
+        reason for _, reason in {(row["user_id"], row["reason"]) for row in rows}
+    )
+    said = "; ".join(
+        f"{count}: {meaning(reason)}"
+        for reason, count in sorted(by_reason.items(), key=lambda each: -each[1])
+    )
+    return f"{learners} learners need help. {said}."
 
 
 def at_risk(reader: Reader) -> list[Row]:

@@ -1,6 +1,5 @@
 """What stands in a report: the dashboard's questions, as words, charts and tables."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -305,22 +304,16 @@ def _help(reader: Reader) -> Section:
     if not reader.scope.sees_names:
         return Section(title, ("Learners are not named in this report.",))
     rows = needs_help.at_risk(reader)
-    learners = len({row["user_id"] for row in rows})
-    counts = Counter(row["reason"] for row in rows).most_common()
-    said = ", ".join(f"{count} {name}" for name, count in counts)
     return Section(
         title,
-        (f"{learners} learners need help: {said}.",) if rows else (),
+        (needs_help.in_words(rows),) if rows else (),
         tables=(
             Table(
                 "Learners with most reasons first, then who has waited longest",
                 (
                     Column("user_id", "learner"),
                     Column("course_id", "course"),
-                    Column(
-                        *("reason", "reason"),
-                        lambda name: needs_help.REASONS.get(name, name),
-                    ),
+                    Column("reason", "reason", needs_help.meaning),
                     Column("detail", "what is seen"),
                     Column("since", "since (UTC)", formats.moment),
                 ),

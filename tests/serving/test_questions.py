@@ -393,3 +393,17 @@ def test_the_notebook_answers_its_three_questions(demo: Demo) -> None:
     newest = completions.sort_values("occurred_at").iloc[-1]
     named = set(newest["source_event_ids"])
     assert set(answers["evidence"]["event_id"]) == named != set()
+
+
+def test_who_needs_help_is_counted_by_learner_and_told_in_words() -> None:
+    rows = [
+        {"user_id": "u1", "course_id": "k1", "reason": "inactive"},
+        {"user_id": "u1", "course_id": "k2", "reason": "inactive"},
+        {"user_id": "u1", "course_id": "k1", "reason": "failing_quiz"},
+        {"user_id": "u2", "course_id": "k1", "reason": "inactive"},
+    ]
+    assert needs_help.in_words(rows) == (
+        "2 learners need help. "
+        "2: Inactive: started, not completed, no event for days; "
+        "1: Failing a quiz: many submissions, none passed."
+    )

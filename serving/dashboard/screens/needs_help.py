@@ -1,17 +1,11 @@
 """For instructors: who needs help, why, since when, and the events that say so."""
 
-from collections import Counter
-
 import streamlit as st
 
 from serving import formats
 from serving.dashboard.view import Page, drawn
 from serving.questions import needs_help
 from serving.tables import Column
-
-
-def _meaning(reason: str) -> str:
-    return needs_help.REASONS.get(reason, reason)
 
 
 @drawn("Needs help")
@@ -26,15 +20,12 @@ def show(page: Page) -> None:
         bind="query-params",
     )
     chosen = [row for row in rows if reason in (None, row["reason"])]
-    learners = len({row["user_id"] for row in chosen})
-    counts = Counter(row["reason"] for row in chosen)
-    said = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    st.write(f"{learners} learners need help: {said}." if chosen else "")
+    st.write(needs_help.in_words(chosen) if chosen else "")
     page.table(
         (
             Column("user_id", "learner", formats.text, page.learner),
             Column("course_id", "course"),
-            Column("reason", "reason", _meaning),
+            Column("reason", "reason", needs_help.meaning),
             Column("detail", "what is seen"),
             Column("since", "since", page.moment),
             Column(

@@ -323,6 +323,21 @@ def test_a_failed_refresh_leaves_the_last_snapshot(warehouse: Warehouse) -> None
     assert published(warehouse, "select count(*) from raw.lms_event") == [(1,)]
 
 
+def test_a_publication_that_failed_is_noted_until_one_succeeds(
+    warehouse: Warehouse,
+) -> None:
+    in_the_way = warehouse.folder / "published"
+    in_the_way.touch()
+    with pytest.raises(WarehouseError, match="cannot be published"):
+        snapshot.publish(warehouse.path)
+    failed = last_runs.read(warehouse.path)["publication"]
+    in_the_way.unlink()
+    snapshot.publish(warehouse.path)
+
+    assert not failed.succeeded
+    assert last_runs.read(warehouse.path)["publication"].succeeded
+
+
 def test_with_nothing_new_nothing_is_written(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     first = refresh(warehouse.path)
