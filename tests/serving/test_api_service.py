@@ -9,14 +9,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 
+from ingest.store.database import utc_now
 from tests.support.collecting import call_app, environment, port_of
 from tests.support.reading import Reading, publish_by_hand, reading
 
@@ -151,6 +154,18 @@ def test_a_catalogue_that_comes_into_force_changes_the_answer(tmp_path: Path) ->
         with reading(path, tmp_path / now[:10], now=now) as api:
             tags.append(api.get("/v1/progress").headers["last-modified"])
     assert tags == ["Sun, 01 Mar 2026 12:01:00 GMT", "Thu, 05 Mar 2026 00:00:00 GMT"]
+
+
+def test_a_catalogue_comes_into_force_while_it_is_served(tmp_path: Path) -> None:
+    soon = utc_now().replace(microsecond=0) + timedelta(seconds=3)
+    path = publish_by_hand(tmp_path, 1, catalogue_from=f"{soon:%Y-%m-%d %H:%M:%S}")
+    with reading(path, tmp_path / "api") as api:
+        before = api.get("/v1/progress").headers["last-modified"]
+        time.sleep(max(0, (soon - utc_now()).total_seconds()) + 0.1)
+        api.following.look()
+        after = api.get("/v1/progress").headers["last-modified"]
+    assert before == "Sun, 01 Mar 2026 12:01:00 GMT"
+    assert after == format_datetime(soon.replace(tzinfo=UTC), usegmt=True)
 
 
 def test_no_answer_is_of_two_snapshots(tmp_path: Path) -> None:
