@@ -62,15 +62,16 @@ class LayerTranslator(DagsterDbtTranslator):
         self, manifest: Mapping[str, Any], unique_id: str, project: Any
     ) -> dg.AssetSpec:
         spec = super().get_asset_spec(manifest, unique_id, project)
-        if spec.key == dg.AssetKey(["progress", "v_user_progress"]):
-            # A refresh runs every 5 minutes: three missed ones are worth a look, and
-            # half an hour without one is a failure.
-            return spec.replace_attributes(
-                freshness_policy=dg.FreshnessPolicy.time_window(
-                    warn_window=timedelta(minutes=15), fail_window=timedelta(minutes=30)
-                )
+        node = manifest["nodes"].get(unique_id) or manifest["sources"][unique_id]
+        minutes = node["config"].get("meta", {}).get("derived_within_minutes")
+        if minutes is None:
+            return spec
+        return spec.replace_attributes(
+            freshness_policy=dg.FreshnessPolicy.time_window(
+                warn_window=timedelta(minutes=minutes["warn"]),
+                fail_window=timedelta(minutes=minutes["fail"]),
             )
-        return spec
+        )
 
 
 class DeriveConfig(dg.Config):

@@ -16,6 +16,7 @@ from orchestration.defs.metadata import (
     sample_table,
 )
 from orchestration.defs.resources import OWNERS, POOL, one_line_failures
+from orchestration.derive import dbt_runner
 
 EVENTS = dg.AssetKey(["landing", "events"])
 CATALOGUE = dg.AssetKey(["landing", "catalogue"])
@@ -114,6 +115,12 @@ def landing_files(
             asset=LOAD,
             description="No file of the landing zone is cut short, corrupt or wrong.",
         ),
+        dg.AssetCheckSpec(
+            "something_came_of_late",
+            asset=LOAD,
+            description="A warning where no load is as new as the source's freshness "
+            "in dbt asks.",
+        ),
     ],
 )
 def raw_tables(
@@ -121,6 +128,7 @@ def raw_tables(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Takes every file of the landing zone that is still to be taken."""
     with one_line_failures():
+        limit = dbt_runner.freshness_limit("raw.load")
         result = zone.land_zone(settings.landing, settings.warehouse)
         with database.open_for_reading(settings.warehouse) as connection:
             described = {
@@ -128,6 +136,9 @@ def raw_tables(
                 for table in RAW_TABLES
             }
             wrong = loads_that_lost_lines(connection, result.load_ids())
+            [[newest]] = connection.execute(
+                "select max(received_at) from raw.load"
+            ).fetchall()
     for failure in result.failures:
         context.log.warning(failure)
     if line := event_files.passed_over_line(settings.landing, result.passed_over):
@@ -155,6 +166,13 @@ def raw_tables(
             "failures": list(result.failures),
             "passed_over": len(result.passed_over),
         },
+    )
+    yield dg.AssetCheckResult(
+        passed=newest is not None and database.utc_now() - newest <= limit,
+        asset_key=LOAD,
+        check_name="something_came_of_late",
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"newest_load": f"{newest:%Y-%m-%d %H:%M} UTC" if newest else "none"},
     )
 
 

@@ -5,13 +5,14 @@ is closed before anything is returned, so that the warehouse is free again.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,17 @@ def manifest_path() -> Path:
         invoke(["parse"], Settings.from_environment().warehouse)
         path.touch()
     return path
+
+
+def freshness_limit(source: str) -> timedelta:
+    """How old the newest row of a source may be before dbt warns: `warn_after`."""
+    manifest = json.loads(manifest_path().read_bytes())
+    [found] = (
+        each["freshness"]["warn_after"]
+        for each in manifest["sources"].values()
+        if f"{each['schema']}.{each['name']}" == source
+    )
+    return timedelta(**{f"{found['period']}s": found["count"]})
 
 
 def compile_models(warehouse_path: Path) -> dict[str, str]:

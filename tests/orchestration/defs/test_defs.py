@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.support.builders import ping, quiz, write_lines
 pytestmark = pytest.mark.long
 
 PROJECT = Path(__file__).parents[3]
+RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
 LAYERS = {
     *("landing", "raw", "catalogue", "staging", "projections"),
     *("signals", "progress", "monitoring", "analytics", "published", "outbox"),
@@ -314,6 +316,47 @@ def test_a_damaged_file_turns_its_check_red_and_the_others_are_landed(
     assert result.success
     assert not checks["every_file_was_landed"].passed
     assert ask("select count(*) from raw.lms_event") == [(2,)]
+
+
+def test_a_day_without_a_load_is_a_warning_of_each_refresh(
+    defs: dg.Definitions, instance: dg.DagsterInstance, refreshed: Path
+) -> None:
+    from ingest.store.database import open_for_writing
+
+    with open_for_writing(Settings.from_environment().warehouse) as connection:
+        connection.execute("update raw.load set received_at = received_at - interval 25 hour")
+
+    result = run(
+        defs,
+        instance,
+        "refresh",
+        asset_selection=[dg.AssetKey(["raw", table]) for table in RAW_TABLES],
+    )
+
+    [check] = (
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "something_came_of_late"
+    )
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_dagster_warns_of_progress_that_was_not_derived_for_a_while(
+    defs: dg.Definitions,
+) -> None:
+    graph = defs.resolve_asset_graph()
+
+    with_policy = {
+        key.to_user_string(): node.freshness_policy
+        for key in graph.materializable_asset_keys
+        if (node := graph.get(key)).freshness_policy
+    }
+
+    assert with_policy == {
+        "progress/v_user_progress": dg.FreshnessPolicy.time_window(
+            warn_window=timedelta(minutes=15), fail_window=timedelta(minutes=30)
+        )
+    }
 
 
 def test_a_load_that_lost_a_line_is_found(
