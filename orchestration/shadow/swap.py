@@ -1,6 +1,7 @@
 """The swap of a shadow into the live state, and the way back.
 
-What a swap replaced stands in the schema `previous` until the next one.
+What a swap replaced stands in the schema `previous` until the next one: the tables of
+the state as `"schema.name"`, so that none has the name of a table of the swap's own.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import duckdb
 
 from ingest.errors import WarehouseError, first_line
 from ingest.store import database
-from ingest.store.database import transaction
+from ingest.store.database import sql_name, transaction
 from orchestration.derive import leftovers
 from orchestration.derive.dbt_project import Relation
 from orchestration.shadow.difference import columns, definition, quoted
@@ -165,6 +166,12 @@ def undo(warehouse_path: Path) -> Undone:
                 f"{warehouse_path}: nothing to undo: nothing was applied, or that is "
                 "undone already"
             )
+        if _is_kept_otherwise(live):
+            raise WarehouseError(
+                f"{warehouse_path}: cannot undo: an earlier version applied that, and "
+                f"named what it kept in the schema {PREVIOUS} otherwise; `warehouse "
+                "rebuild` derives everything by today's rules"
+            )
         [[scope, is_part, applied_at]] = live.execute(
             f"select scope, is_part, applied_at from {PREVIOUS}.replay"
         ).fetchall()
@@ -192,6 +199,31 @@ def undo(warehouse_path: Path) -> Undone:
     return Undone(scope, applied_at, tables)
 
 
+def _kept(relation: Relation) -> str:
+    """The table with the rows that the swap replaced, quoted."""
+    return sql_name(PREVIOUS, relation.full_name)
+
+
+def _is_kept_otherwise(live: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a table that was kept has not the name that it is looked for by."""
+    return bool(
+        live.execute(
+            f"""
+            from {PREVIOUS}.relation
+            where
+                definition like 'CREATE TABLE%'
+                and concat_ws('.', schema, name) not in (
+                    select table_name
+                    from duckdb_tables()
+                    where
+                        database_name = current_database()
+                        and schema_name = '{PREVIOUS}'
+                )
+            """
+        ).fetchall()
+    )
+
+
 def _put_back(live: duckdb.DuckDBPyConnection, *, is_part: bool) -> dict[str, int]:
     kept = live.execute(
         f"select schema, name, definition from {PREVIOUS}.relation order by position"
@@ -199,7 +231,7 @@ def _put_back(live: duckdb.DuckDBPyConnection, *, is_part: bool) -> dict[str, in
     tables = {}
     for schema, name, sql in kept:
         relation = Relation("", schema, name, "", ())
-        rows = f'{PREVIOUS}."{name}"'
+        rows = _kept(relation)
         if not is_part:
             _make(live, relation, sql)
         if _is_table(sql):
@@ -232,7 +264,7 @@ def _keep(
     if _is_table(sql):
         whose = f"where user_id in (select user_id from {PREVIOUS}.learner)"
         live.execute(
-            f'create table {PREVIOUS}."{relation.name}" as '
+            f"create table {_kept(relation)} as "
             f"from {quoted(relation)} {whose if is_part else ''}"
         )
 
