@@ -14,7 +14,7 @@ import duckdb
 from ingest.contracts import validation
 from ingest.errors import WarehouseError
 from ingest.landing import lines, loads
-from ingest.store import database
+from ingest.store import database, journal
 from ingest.store.files import open_regular
 
 _COLUMNS = ("class_id", "course_id", "title", "position", "has_video", "has_quiz")
@@ -237,6 +237,7 @@ def land_catalogue(
                 received_at=received_at,
                 seconds=round(time.perf_counter() - started, 3),
             )
+        journal.note_loads(connection)
     return load
 
 

@@ -21,7 +21,7 @@ import duckdb
 from ingest.errors import WarehouseError
 from ingest.landing import lines, loads
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
-from ingest.store import database, outputs
+from ingest.store import database, journal, outputs
 
 # What stands for the file of a load that is a retry.
 RETRY_SOURCE = "dead letters"
@@ -469,6 +469,7 @@ def retry(
             if batches:
                 _record(connection, load_id, now, seconds, counts)
         if batches and not dry_run:
+            journal.note_loads(connection)
             connection.execute("checkpoint")
     return Retry(
         load_id=load_id if batches and not dry_run else None,

@@ -15,7 +15,7 @@ from ingest.errors import WarehouseError, first_line
 from ingest.landing import dead_letters, lines, loads
 from ingest.landing.lines import Chunk, EventFile
 from ingest.landing.outcomes import CONFLICT, ChunkTable, classify
-from ingest.store import database
+from ingest.store import database, journal
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ def land(
             for file in files
         )
         if any(load.load_id is not None for load in landed):
+            journal.note_loads(connection)
             connection.execute("checkpoint")
     return Landing(landed)
 

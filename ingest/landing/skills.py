@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ingest.errors import WarehouseError
 from ingest.landing import catalogue, lines, loads
-from ingest.store import database
+from ingest.store import database, journal
 
 _COLUMNS = ("class_id", "skill_id")
 
@@ -69,6 +69,7 @@ def land_skills(
                 received_at=received_at or database.utc_now(),
                 seconds=round(time.perf_counter() - started, 3),
             )
+        journal.note_loads(connection)
     return load(load_id, known=False)
 
 

@@ -84,6 +84,14 @@ def raw_schema() -> str:
 _one_writer_in_this_process = threading.RLock()
 
 
+def path_of(connection: duckdb.DuckDBPyConnection) -> Path:
+    """The file that the connection has open."""
+    [[path]] = connection.execute(
+        "select path from duckdb_databases() where database_name = current_database()"
+    ).fetchall()
+    return Path(path)
+
+
 def is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) and "lock" in str(error)
 
@@ -163,11 +171,10 @@ def _damaged(path: Path, error: BaseException) -> WarehouseDamaged:
             f"{path}: damaged in what is derived ({first_line(error)}); `raw` is "
             "whole: run `warehouse rebuild`, which derives all of it again"
         )
-    landing = Settings.of(path).landing
     return WarehouseDamaged(
         f"{path}: damaged ({first_line(error)}); move it and {path.name}.wal away, and "
-        f"put a back-up there, or land all again: `warehouse catalogue {landing}/"
-        f"catalogue`, `warehouse land {landing}/events`, `warehouse refresh`"
+        "run `warehouse restore FOLDER` with the folder of its backups, or without one "
+        "`warehouse restore --from-published` or `--from-landing`"
     )
 
 
@@ -418,6 +425,34 @@ def _held(path: Path, wait_sec: float | None) -> Iterator[duckdb.DuckDBPyConnect
                 continue  # who was faster has been killed
             yield connection
             return
+
+
+def put_in_place(
+    fresh: Path, path: Path, is_unchanged: Callable[[duckdb.DuckDBPyConnection], bool]
+) -> None:
+    """Gives a finished file the name of the warehouse, over the one that is there if
+    nothing was written to that since `is_unchanged` looked (it is attached as `old`).
+
+    Raises `WarehouseError`, and has then changed nothing.
+    """
+    with _one_writer_in_this_process:
+        if path.exists():
+            with _held(path, None) as connection:
+                if not is_unchanged(connection):
+                    raise WarehouseError(
+                        f"{path}: was written to meanwhile; it was not replaced: run "
+                        "the same again"
+                    )
+                fresh.chmod(path.stat().st_mode)
+                rename_durably(fresh, path)
+                time.sleep(_KEEP_LOCKED_SEC)
+            return
+        wal = path.with_name(f"{path.name}.wal")
+        if wal.exists():
+            raise WarehouseError(
+                f"{wal}: the log of a warehouse that is gone; move it away first"
+            )
+        rename_durably(fresh, path)
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, fresh: Path) -> None:

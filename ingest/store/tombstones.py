@@ -18,6 +18,7 @@ import duckdb
 
 from ingest.errors import WarehouseError
 from ingest.settings import Settings
+from ingest.store import database, journal
 from ingest.store.files import read_regular, write_durably
 
 KEY_VARIABLE = "LMS_ERASURE_KEY"
@@ -61,7 +62,7 @@ def read(connection: duckdb.DuckDBPyConnection) -> Tombstones | None:
     rows = connection.execute("select user_hash, key_id from raw.tombstone").fetchall()
     if not rows:
         return None
-    path = _path_of(connection)
+    path = database.path_of(connection)
     key = _known_key(path)
     if key is None:
         raise WarehouseError(
@@ -91,7 +92,7 @@ def put(
     if tombstones:
         known, key = tombstones.hashes, tombstones.key
     else:
-        path = _path_of(connection)
+        path = database.path_of(connection)
         known, key = frozenset[str](), _known_key(path) or _make_key(path)
     new = sorted({key.hash_of(user_id) for user_id in user_ids} - known)
     if new:
@@ -111,18 +112,19 @@ def put(
                 "reason": reason,
             },
         )
+    try:
+        journal.note_tombstones(connection)
+    except OSError as error:
+        raise WarehouseError(
+            f"{journal.file_of(database.path_of(connection))}: cannot be written "
+            f"({error.strerror}); mend that and run the same again: a restore reads "
+            "there who was erased"
+        ) from error
     return len(new)
 
 
 def key_file(warehouse_path: Path) -> Path:
     return warehouse_path.with_name(f"{warehouse_path.name}.erasure-key")
-
-
-def _path_of(connection: duckdb.DuckDBPyConnection) -> Path:
-    [[path]] = connection.execute(
-        "select path from duckdb_databases() where database_name = current_database()"
-    ).fetchall()
-    return Path(path)
 
 
 def _known_key(warehouse_path: Path) -> Key | None:
