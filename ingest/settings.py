@@ -301,6 +301,24 @@ class Settings:
         "0 6 * * 1",
         "when the weekly report is written, once its schedule is switched on",
     )
+    backup: Path | None = _set_by(
+        "LMS_BACKUP",
+        "none",
+        "the folder that backups go to, on another disk; `warehouse backup`, the job "
+        "`backup`, and an erasure, which makes it anew, use it",
+        _path,
+    )
+    backups_kept: int = _set_by(
+        "LMS_BACKUPS_KEPT",
+        "7",
+        "how many backups are kept in it",
+        _whole_number(at_least=1),
+    )
+    backup_cron: str = _set_by(
+        "LMS_BACKUP_CRON",
+        "0 2 * * *",
+        "when a backup is made, once its schedule is switched on",
+    )
     now: str = _set_by(
         "LMS_NOW",
         "none",
@@ -386,6 +404,7 @@ _OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {
     "learner_secret": lambda *_: None,
     "alert_url": lambda *_: None,
     "dashboard_access": lambda *_: None,
+    "backup": lambda *_: None,
     "now": lambda *_: "",
 }
 

@@ -20,6 +20,7 @@ from ingest.settings import Settings
 from ingest.store import database
 from ingest.store.files import hide_from_strangers
 from orchestration.commands import (
+    backup,
     collect,
     contracts,
     dashboard,
@@ -51,7 +52,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 _FAMILIES = {
     "Bring in": (demo, collect, lms, land, dead_letters),
-    "Derive and look after": (refresh, status, replay, erase),
+    "Derive and look after": (refresh, status, backup, replay, erase),
     "Read": (read, dashboard, report, serve),
     "Try an edit": (sandbox,),
     "For other systems": (publish, contracts),

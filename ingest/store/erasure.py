@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from ingest.store import database, tombstones
 from ingest.store.tombstones import learners_of
 
 _LETTER_TABLES = ("raw.dead_letter", "raw.discarded_letter")
@@ -56,6 +57,59 @@ def delete(
         if letters.ids:
             _delete_letters(connection, letters)
     return counts
+
+
+def tables_by_learner(
+    connection: duckdb.DuckDBPyConnection,
+) -> list[tuple[str, str]]:
+    """Every table with a `user_id`: whoever adds one need not think of this."""
+    return connection.execute(
+        """
+        select columns.schema_name, columns.table_name
+        from duckdb_columns() as columns
+        inner join duckdb_tables() as tables
+            using (database_name, schema_name, table_name)
+        where
+            columns.database_name = current_database()
+            and columns.column_name = 'user_id'
+            and not tables.temporary
+        order by all
+        """
+    ).fetchall()
+
+
+def delete_the_erased(connection: duckdb.DuckDBPyConnection) -> int:
+    """Deletes whoever has a tombstone from every table; how many learners that were.
+
+    For a file that may be older than an erasure. Their bytes are still in its free
+    space afterwards (`database.rewrite`). Raises `WarehouseError` without the key.
+    """
+    erased = tombstones.read(connection)
+    if erased is None:
+        return 0
+    by_learner = tables_by_learner(connection)
+    user_ids = {
+        user_id
+        for schema, table in by_learner
+        for (user_id,) in connection.execute(
+            f"select distinct user_id from {database.sql_name(schema, table)} "
+            "where user_id is not null"
+        ).fetchall()
+    }
+    for table in _LETTER_TABLES:
+        for (line,) in connection.execute(f"select line from {table}").fetchall():
+            user_ids |= learners_of(line)
+    users = erased.erased(user_ids)
+    if users:
+        with database.transaction(connection):
+            delete(connection, users)
+            for schema, table in by_learner:
+                connection.execute(
+                    f"delete from {database.sql_name(schema, table)} "
+                    "where user_id in (select unnest($1))",
+                    [users],
+                )
+    return len(users)
 
 
 def _delete_events(

@@ -17,7 +17,7 @@ import msgspec
 from ingest.store import database
 from ingest.store.files import write_durably
 
-Kind = Literal["refresh", "publication", "check", "reconcile"]
+Kind = Literal["refresh", "publication", "check", "reconcile", "backup"]
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,13 @@ def erase_command(
             "learner's",
             markup=False,
         )
+    for folder in result.backups:
+        output.print(f"backups: made anew in {folder}; none of before is left")
+    for folder in result.backups_missing:
+        errors.print(
+            f"not there: {folder}, which has backups with the learners in them: make "
+            "it reachable, and run this again"
+        )
     for file in result.in_use:
         errors.print(f"in use: {file}: close its writer, and run this again")
     for file in result.left:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ingest.settings import Settings
+from orchestration.defs.backup import backup_job
 from orchestration.defs.jobs import (
     checks_job,
     is_under_way,
@@ -72,5 +73,12 @@ reconcile_schedule = dg.ScheduleDefinition(
 weekly_report_schedule = dg.ScheduleDefinition(
     job=weekly_report_job,
     cron_schedule=_SETTINGS.report_cron,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+backup_schedule = dg.ScheduleDefinition(
+    job=backup_job,
+    cron_schedule=_SETTINGS.backup_cron,
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )

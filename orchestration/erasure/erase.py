@@ -7,6 +7,7 @@
     bytes       the warehouse copied into a fresh file, which takes its place
     snapshots   all published again, events too; none from before is left, no sandbox
                 and no weekly report
+    backups     made anew in every folder that ever got one; none from before is left
 
 Each step can be done again and finds less to do. Whoever is killed anywhere runs the
 same again, and ends where an unbroken run ends.
@@ -29,6 +30,7 @@ from ingest.errors import WarehouseError
 from ingest.settings import Settings
 from ingest.store import database, erasure, tombstones
 from ingest.store.files import lock_open_file, read_regular, sync_folder, write_durably
+from orchestration.backup import backup
 from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery, outbox, receivers
 from orchestration.outbox.integration_events import FORMATS
@@ -51,6 +53,8 @@ class Erasure:
     table, that are of other learners and have one of the ids in them: they stay. `left`
     are files that are not the warehouse's and have one of the ids in them, for their
     owners to delete; `in_use` are files of a spool that their writer has open.
+    `backups` are the folders in which the backup was made anew, `backups_missing` those
+    that are not there now and may still have the learners.
     """
 
     dry_run: bool
@@ -64,19 +68,23 @@ class Erasure:
     bytes_before: int
     bytes_after: int
     seconds: float
+    backups: tuple[str, ...] = ()
+    backups_missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Places:
     """Folders to erase from, and those only to look through (`of_others`).
 
-    `logs` is Dagster's; `reports` are written again every week.
+    `logs` is Dagster's; `reports` are written again every week. Folders that got a
+    backup are known by the journal; `backups` is where it goes now.
     """
 
     outbox: Path
     spools: tuple[Path, ...] = ()
     logs: Path | None = None
     reports: Path | None = None
+    backups: Path | None = None
     of_others: tuple[Path, ...] = ()
 
     @classmethod
@@ -87,6 +95,7 @@ class Places:
             spools=tuple(spools),
             logs=settings.dagster_home,
             reports=settings.reports,
+            backups=settings.backup,
             of_others=(settings.landing,),
         )
 
@@ -138,6 +147,8 @@ def erase(
             # All of them: how a page spells an id is up to HTML.
             remove_reports(places.reports)
         snapshot.publish_again(warehouse_path, start_over=True)
+        made, missing = backup.start_over_everywhere(warehouse_path, places.backups)
+        found = replace(found, backups=made, backups_missing=missing)
     with database.open_for_reading(warehouse_path) as connection:
         landed = connection.execute("select distinct file from raw.load").fetchall()
     own = {Path(name) for name in (*erased_lines, *in_use)}
@@ -217,7 +228,7 @@ def _look(
     else:
         rows = erasure.delete(connection, user_ids)
     what = "select count(*)" if dry_run else "delete"
-    for schema, table in _tables_by_learner(connection):
+    for schema, table in erasure.tables_by_learner(connection):
         [[count]] = connection.execute(
             f"{what} from {database.sql_name(schema, table)} "
             "where user_id in (select unnest($1))",
@@ -247,25 +258,6 @@ def _look(
         bytes_after=0,
         seconds=0,
     )
-
-
-def _tables_by_learner(
-    connection: duckdb.DuckDBPyConnection,
-) -> list[tuple[str, str]]:
-    """Every table with a `user_id`: whoever adds one need not think of this."""
-    return connection.execute(
-        """
-        select columns.schema_name, columns.table_name
-        from duckdb_columns() as columns
-        inner join duckdb_tables() as tables
-            using (database_name, schema_name, table_name)
-        where
-            columns.database_name = current_database()
-            and columns.column_name = 'user_id'
-            and not tables.temporary
-        order by all
-        """
-    ).fetchall()
 
 
 def _forget_scope(

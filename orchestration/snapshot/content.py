@@ -47,6 +47,13 @@ _RAW = {
     "dead_letter": "* exclude (line)",
 }
 
+_FOR_A_RESTORE = {
+    "tombstone": "from {live}.raw.tombstone",
+    "retried_letter": "from {live}.raw.retried_letter where retry_load_id <= {load_id}",
+    "discarded_letter": "select * exclude (line) from {live}.raw.discarded_letter "
+    "where load_id <= {load_id}",
+}
+
 # Of a snapshot's schemas those that dbt did not make.
 _NOT_DERIVED = "schema_name in ('raw', 'published')"
 
@@ -322,6 +329,12 @@ def _describe(
             "changes": changes,
         },
     )
+    # What readers need not have, and a restore from the snapshot does.
+    for name, rows in _FOR_A_RESTORE.items():
+        connection.execute(
+            f"create or replace table {NEW}.published.{name} as "
+            f"{rows.format(live=LIVE, load_id=info.load_id)}"
+        )
 
 
 def _make_events(connection: duckdb.DuckDBPyConnection, info: SnapshotInfo) -> None:

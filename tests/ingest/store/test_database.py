@@ -113,4 +113,4 @@ def test_a_flipped_bit_is_said_with_the_file_and_what_restores_it(
             connection.execute("drop table progress.derived; checkpoint")
         use_all(damaged.path, writing=True)
     else:
-        assert "`warehouse land" in said
+        assert "`warehouse restore FOLDER`" in said

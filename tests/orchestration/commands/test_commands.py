@@ -94,6 +94,26 @@ def test_a_day_in_the_shell_from_files_to_answers(folder: Path) -> None:
     assert {model["behind_events"] for model in status["models"]} == {0}
 
 
+def test_a_warehouse_is_backed_up_and_restored_in_the_shell(folder: Path) -> None:
+    write_lines(folder / "a.ndjson", [ping("e1"), ping("e2"), b"{"])
+    as_json("land", "a.ndjson")
+
+    made = as_json("backup", "backups")
+    assert (made["number"], made["rows"]["raw.lms_event"]) == (1, 2)
+    assert "give --replace" in error_of("restore", "backups")
+    (folder / "warehouse.duckdb").unlink()
+    looked = as_json("restore", "backups", "--dry-run")
+    assert looked["through_load"] == 1
+    assert not (folder / "warehouse.duckdb").exists()
+    restored = as_json("restore", "backups", "--no-refresh")
+    assert restored["restored"]["rows"] == made["rows"]
+    assert as_json("query", "--live", "select event_id from raw.lms_event") == [
+        {"event_id": "e1"},
+        {"event_id": "e2"},
+    ]
+    assert "no folder of backups" in error_of("backup")
+
+
 def test_status_says_how_far_the_models_are_behind(folder: Path) -> None:
     write_lines(folder / "a.ndjson", [ping("e1")])
     warehouse("land", "a.ndjson")

@@ -29,6 +29,7 @@ RAW_TABLES = ("lms_event", "dead_letter", "load", "catalogue")
 LAYERS = {
     *("landing", "raw", "catalogue", "staging", "projections"),
     *("signals", "progress", "monitoring", "analytics", "published", "outbox"),
+    "backup",
 }
 
 
@@ -138,9 +139,10 @@ def test_a_refresh_run_lands_derives_and_shows_what_it_did(
     _, result = first_refresh
     assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
     metadata = materialized(result)
-    # Receivers are told by a job of their own, and the report is written by one.
+    # Receivers are told, backups made and reports written by jobs of their own.
     everything = set(defs.resolve_asset_graph().materializable_asset_keys)
     assert everything - set(metadata) == {
+        dg.AssetKey(["backup", "warehouse"]),
         dg.AssetKey(["outbox", "delivery"]),
         dg.AssetKey(["published", "weekly_report"]),
     }
