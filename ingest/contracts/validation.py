@@ -395,42 +395,62 @@ def payload_names() -> tuple[str, ...]:
     )
 
 
+@functools.cache
+def _texts() -> frozenset[str]:
+    """The payload fields that are text in every contract that has them."""
+    kinds: dict[str, set[type]] = {}
+    for contract in contracts().values():
+        for name, (declared, _) in field_types(contract).items():
+            kinds.setdefault(name, set()).add(type(declared))
+    text = {msgspec.inspect.StrType}
+    return frozenset(name for name, found in kinds.items() if found == text)
+
+
 def _shape() -> str:
-    """What `json_transform` reads: each known field, as its own JSON text."""
-    names = dict.fromkeys(_ENVELOPE, "JSON")
-    return json.dumps({**names, "payload": dict.fromkeys(payload_names(), "JSON")})
+    """What `json_transform` reads: text as it is, any other field as its JSON text."""
+    envelope = dict.fromkeys(_TEXTS_OF_ENVELOPE, "VARCHAR") | {"schema_version": "JSON"}
+    payload = {
+        name: "VARCHAR" if name in _texts() else "JSON" for name in payload_names()
+    }
+    return json.dumps({**envelope, "payload": payload})
 
 
 def _json(name: str) -> str:
-    """A field as JSON text: `"abc"`, with its quotes, or `12.5`; NULL if absent."""
+    """A field that is no text, as JSON: `12.5`, or `"abc"`; NULL if absent."""
     return f"json.{name}::varchar"
 
 
-def _is_text(json_text: str) -> str:
-    return f"starts_with({json_text}, '\"')"
+def _number(name: str) -> str:
+    """A field as a number; NULL for what is none. Computed once, as a column."""
+    return f"number_{name}"
 
 
-def _text(json_text: str) -> str:
-    """The text that a JSON string stands for."""
-    return (
-        f"case when contains({json_text}, '\\') then ({json_text})::json->>'$' "
-        f"else substring({json_text}, 2, length({json_text}) - 2) end"
+def _numbers() -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(
+            name
+            for contract in contracts().values()
+            for name, (declared, _) in field_types(contract).items()
+            if isinstance(declared, msgspec.inspect.FloatType)
+        )
     )
 
 
 def _field_check(name: str, declared: msgspec.inspect.Type, required: bool) -> str:
-    """The SQL condition on one payload field."""
-    value = _json(f"payload.{name}")
+    """The SQL condition on one payload field; that texts are texts is not in it."""
+    value = f"json.payload.{name}"
     if isinstance(declared, msgspec.inspect.StrType):
-        check = _is_text(value)
+        check, text = f"{value} is not null", value
+        if name not in _texts():
+            check, text = f"starts_with({value}::varchar, '\"')", f"({value}->>'$')"
         for operator, length in _lengths(declared).items():
-            check += f" and length({_text(value)}) {operator} {length}"
+            check += f" and length({text}) {operator} {length}"
         if declared.pattern is not None:
             check = "false"  # only `examine` reads patterns as Python does
     elif isinstance(declared, msgspec.inspect.BoolType):
-        check = f"{value} in ('true', 'false')"
+        check = f"{value}::varchar in ('true', 'false')"
     elif isinstance(declared, msgspec.inspect.FloatType):
-        number = f"try_cast({value} as double)"
+        number = _number(name)
         # JSON text that is no number is none for DuckDB either, or not a finite one.
         check = f"isfinite({number})"
         for operator, bound in _bounds(declared).items():
@@ -461,25 +481,96 @@ def _payload_check(contract: Contract) -> str:
         _field_check(name, declared, required)
         for name, (declared, required) in types.items()
     ]
-    for name, other in contract.AT_MOST:
-        low, high = (
-            f"try_cast({_json(f'payload.{field}')} as double)"
-            for field in (name, other)
-        )
-        checks.append(f"{low} <= {high}")
+    checks += [f"{_number(low)} <= {_number(high)}" for low, high in contract.AT_MOST]
     # A field that only another contract has may be anything, `Infinity` too.
     others = (name for name in payload_names() if name not in types)
     checks += [f"json.payload.{name} is null" for name in others]
     return " and ".join(checks)
 
 
+# How much shorter a line may be than its fields as DuckDB writes them: less than
+# anything takes that would make it wrong, as `,"":NaN` (7) or a key twice (9).
+_MOST_SAVED = 6
+
+_TEXTS_OF_ENVELOPE = tuple(name for name in _ENVELOPE if name != "schema_version")
+# What is no text in JSON and begins with a letter.
+_NO_TEXTS = ("true", "false", "NaN", "Infinity")
+
+
+def _length(value: str, name: str, is_text: bool, required: bool) -> str:
+    """How long `"name":value,` is, without a space."""
+    length = f"strlen({value}) + {len(name) + 4 + 2 * is_text}"
+    return length if required else f"coalesce({length}, 0)"
+
+
+def _is_surely_text(value: str, required: bool) -> str:
+    """Whether what DuckDB read as text cannot have been a number, list or the like."""
+    check = (
+        f"case when {value} >= 'A' and {value} < '{{' and not starts_with({value}, '[')"
+        f" then {value} not in {_NO_TEXTS}"
+        f" else not regexp_matches({value}, '^([-+.eE\\d]*$|[\\[{{-])') end"
+    )
+    return check if required else f"({value} is null or {check})"
+
+
+def _envelope_has_nothing_else() -> tuple[str, str]:
+    """How long the envelope is without a space and `payload`, and what must hold of it.
+
+    `type` and `occurred_at` are texts if they are valid, and an id is one that has the
+    length of a UUID.
+    """
+    schema_version = _json("schema_version")
+    lengths = [_length(schema_version, "schema_version", False, required=False)]
+    for name in _TEXTS_OF_ENVELOPE:
+        lengths.append(_length(f"json.{name}", name, True, name != "course_id"))
+    checks = [
+        f"case when strlen(json.event_id) = 36 then uuid is not null"
+        f" else {_is_surely_text('json.event_id', required=True)} end",
+        _is_surely_text("json.user_id", required=True),
+        _is_surely_text("json.class_id", required=True),
+        _is_surely_text("json.course_id", required=False),
+        # A comma after the last field. Nothing but `payload` ends with a brace: an
+        # object more takes as much as is saved at most.
+        "case when suffix(line, '}}') then not (suffix(line, ',}}')"
+        r" or suffix(line, ' }}') or suffix(line, e'\t}}') or suffix(line, e'\r}}'))"
+        f" else not regexp_matches(line, '{_TRAILING_COMMA}') end",
+    ]
+    return " + ".join(lengths), " and ".join(checks)
+
+
+def _payload_has_nothing_else(contract: Contract) -> str:
+    """Whether a line is as long as the known fields in it, written without a space.
+
+    Then each of them is there once, every text in quotes, and nothing is beside them:
+    what is read as text is surely no number, and shorter than DuckDB writes it is only
+    a number with an exponent, `1e3` for 1000.0. Numbers that would save too much are
+    left to the exact look at keys.
+    """
+    if not contract.TYPE.isidentifier() or contract.TYPE in _NO_TEXTS:
+        return "false"
+    types = field_types(contract)
+    lengths, checks = [], []
+    numbers = sum(isinstance(t, msgspec.inspect.FloatType) for t, _ in types.values())
+    for name, (declared, required) in types.items():
+        is_text = name in _texts()
+        value = f"json.payload.{name}" if is_text else _json(f"payload.{name}")
+        lengths.append(_length(value, name, is_text, required))
+        if is_text:
+            checks.append(_is_surely_text(value, required))
+        elif isinstance(declared, msgspec.inspect.FloatType):
+            zeros = "0" * (_MOST_SAVED // numbers + 1)
+            check = (
+                f"{_number(name)} between 0.01 and 1e15"
+                f" and not suffix({value}, '{zeros}.0')"
+            )
+            checks.append(check if required else f"({value} is null or ({check}))")
+    return " and ".join([f"length_left = {' + '.join(lengths)}", *checks])
+
+
 def _identifier_check(name: str) -> str:
     # The usual id starts with a printable ASCII character, so it is not blank: one
     # comparison instead of a pattern. Others are looked at by `examine`.
-    return (
-        f"{_is_text(_json(name))} and {name} >= '!' and {name} < chr(127)"
-        f" and length({name}) <= 256"
-    )
+    return f"{name} >= '!' and {name} < chr(127) and strlen({name}) <= 256"
 
 
 @functools.cache
@@ -487,24 +578,35 @@ def read_lines_sql() -> str:
     """A query over the table `chunk(line_number, line)` that reads all lines at once.
 
     Parameter `$received_at` (naive, UTC). One row for each line: `line_number`,
-    `event_id`, `event_key` (the id itself where it is a UUID, else its MD5, for quick
-    look-up), `type`, `schema_version`, `user_id`, `class_id`, `course_id`,
+    `line`, `event_id`, `event_key` (the id itself where it is a UUID, else its MD5, for
+    quick look-up), `type`, `schema_version`, `user_id`, `class_id`, `course_id`,
     `occurred_at`, and `is_clean`: the line is valid beyond doubt.
 
-    A line is parsed twice: for its known fields, and for its keys, of which each must
-    be there once. There is no filter on what was parsed: DuckDB would push it down and
-    parse again. What is seldom needed stands in a `case`: DuckDB evaluates both sides
-    of an `or`.
+    Most lines are parsed once: their length proves that they have known fields and
+    nothing else. Of the others the keys and types are read, too: each key must be there
+    once. There is no filter on what was parsed: DuckDB would push it down and parse
+    again. What is seldom needed stands in a `case`: DuckDB evaluates both sides of an
+    `or`.
     """
     known = [f"json.{name}" for name in _ENVELOPE]
     known += [f"json.payload.{name}" for name in payload_names()]
     fields = " + ".join(f"({field} is not null)::integer" for field in known)
     not_json = " or ".join(f"regexp_matches(line, '{p}')" for p in _NOT_JSON)
     lead = int(LARGEST_CLOCK_LEAD.total_seconds())
-    payload_check = " ".join(
-        f"when '{event_type} {version}' then {_payload_check(contract)}"
-        for (event_type, version), contract in contracts().items()
+    payload_check, has_nothing_else = (
+        " ".join(
+            f"when '{event_type} {version}' then {check(contract)}"
+            for (event_type, version), contract in contracts().items()
+        )
+        for check in (_payload_check, _payload_has_nothing_else)
     )
+    envelope_length, envelope_has_nothing_else = _envelope_has_nothing_else()
+    numbers = ", ".join(
+        f"try_cast({_json(f'payload.{name}')} as double) as {_number(name)}"
+        for name in _numbers()
+    )
+    texts = [f"$.{name}" for name in _TEXTS_OF_ENVELOPE]
+    texts += [f"$.payload.{name}" for name in sorted(_texts())]
     return f"""
         with
 
@@ -512,73 +614,89 @@ def read_lines_sql() -> str:
             select
                 line_number,
                 line,
-                json_transform(line, '{_shape()}') as json,
-                json_keys(line, ['$', '$.payload']) as keys
+                readable,
+                json_transform(readable, '{_shape()}') as json
             from (
-                select
-                    line_number,
-                    case when json_valid(line) then line end as line
+                select *, case when json_valid(line) then line end as readable
                 from chunk
             )
         ),
 
         read as (
             select
-                line_number,
-                line,
-                json,
-                keys,
-                {_text(_json("event_id"))} as event_id,
-                {_text(_json("type"))} as type,
+                *,
                 try_cast(coalesce({_json("schema_version")}, '1') as integer)
                     as schema_version,
-                {_text(_json("user_id"))} as user_id,
-                {_text(_json("class_id"))} as class_id,
-                {_text(_json("course_id"))} as course_id,
-                {_text(_json("occurred_at"))} as occurred_at_text
+                case
+                    when regexp_full_match(json.occurred_at, '{_TIMESTAMP}')
+                        then try_cast(json.occurred_at as timestamptz)::timestamp
+                end as occurred_at,
+                try_cast(json.event_id as uuid) as uuid,
+                -- `{{"payload":{{}}}}`, without two commas, which no last field has.
+                strlen(line) - 13 - ({envelope_length}) as length_left,
+                {numbers}
             from parsed
         ),
 
-        timed as (
+        named as (
+            select
+                *,
+                json.type || ' ' || schema_version as contract
+            from read
+        ),
+
+        measured as (
+            select
+                *,
+                coalesce(
+                    {envelope_has_nothing_else}
+                    and case contract {has_nothing_else} end,
+                    false
+                ) as has_nothing_else
+            from named
+        ),
+
+        looked_into as (
             select
                 *,
                 case
-                    when regexp_full_match(occurred_at_text, '{_TIMESTAMP}')
-                        then try_cast(occurred_at_text as timestamptz)::timestamp
-                end as occurred_at,
-                {fields} as fields
-            from read
+                    when not has_nothing_else
+                        then json_keys(readable, ['$', '$.payload'])
+                end as keys,
+                case when not has_nothing_else then json_type(readable, {texts}) end
+                    as types_of_texts,
+                case when not has_nothing_else then {fields} end as fields
+            from measured
         )
 
         select
             line_number,
-            event_id,
-            coalesce(try_cast(event_id as uuid), md5_number(event_id)::uuid)
-                as event_key,
-            type,
+            line,
+            json.event_id as event_id,
+            coalesce(uuid, md5_number(json.event_id)::uuid) as event_key,
+            json.type as type,
             schema_version,
-            user_id,
-            class_id,
-            course_id,
+            json.user_id as user_id,
+            json.class_id as class_id,
+            json.course_id as course_id,
             occurred_at,
             coalesce(
-                {_is_text(_json("type"))}
-                and {_identifier_check("event_id")}
-                and {_identifier_check("user_id")}
-                and {_identifier_check("class_id")}
-                and (json.course_id is null or {_is_text(_json("course_id"))})
+                {_identifier_check("json.event_id")}
+                and {_identifier_check("json.user_id")}
+                and {_identifier_check("json.class_id")}
                 and (
                     json.schema_version is null
                     or {_json("schema_version")} = schema_version::varchar
                 )
-                and {_is_text(_json("occurred_at"))}
                 and occurred_at >= timestamp '{OLDEST_OCCURRED_AT}'
                 and occurred_at
                 <= $received_at::timestamp + interval {lead} second
-                and case type || ' ' || schema_version {payload_check} end
-                and not regexp_matches(line, '{_TRAILING_COMMA}')
+                and case contract {payload_check} end
                 and case
+                    when has_nothing_else then true
                     when keys is null then false
+                    when list_distinct(types_of_texts) != ['VARCHAR'] then false
+                    when regexp_matches(line, '{_TRAILING_COMMA}') then false
                     -- `payload` is a key, and its value an object: it has fields.
                     when len(keys[1]) + len(keys[2]) = fields + 1 then true
                     else not ({not_json})
@@ -594,5 +712,5 @@ def read_lines_sql() -> str:
                 end,
                 false
             ) as is_clean
-        from timed
+        from looked_into
     """

@@ -76,21 +76,15 @@ def classify(
             buried,
             received_at_of or (lambda _line_number: received_at),
         )
-    _show_event_lines(connection)
     if buried:
         _refuse_erased(connection, buried)
     duplicate = _find_repeats(connection)
     connection.execute(
         """
         create or replace temp view accepted as
-        select
-            staged.* exclude (is_clean),
-            event_line.line
-        from event_line
-        inner join staged using (line_number)
-        where
-            staged.is_clean
-            and line_number not in (select line_number from repeated)
+        select * exclude (is_clean)
+        from staged
+        where is_clean and line_number not in (select line_number from repeated)
         """
     )
     [[erased]] = connection.execute("select count(*) from erased_line").fetchall()
@@ -109,7 +103,6 @@ _TABLES = """
         line_bytes bigint,
         line_sha256 varchar
     );
-    create or replace temp table mapped_line (line_number bigint, line varchar);
     create or replace temp table erased_line (line_number bigint)
 """
 
@@ -153,7 +146,6 @@ def _examine(
             )
     events = [event for event in events if event[0] not in unreadable]
     _add_to_staged(connection, events)
-    _add_mapped(connection, chunk, events)
     if buried:
         erased = [
             line_number
@@ -204,41 +196,6 @@ def _insert(
         connection.execute(f"insert into {table} by name select {values}", columns)
 
 
-def _add_mapped(
-    connection: duckdb.DuckDBPyConnection,
-    chunk: Chunk,
-    events: list[tuple[int, str, Event]],
-) -> None:
-    mapped = [
-        (number, line)
-        for number, line, _ in events
-        if line != chunk.lines[number - chunk.first_line_number].as_py()
-    ]
-    _insert(
-        connection,
-        "mapped_line",
-        {
-            "line_number": [number for number, _ in mapped],
-            "line": [line for _, line in mapped],
-        },
-    )
-
-
-def _show_event_lines(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the view `event_line`: the chunk's lines, but those that were mapped."""
-    query = "select line_number, line from chunk"
-    [[mapped]] = connection.execute("select count(*) from mapped_line").fetchall()
-    if mapped:
-        query = """
-            select
-                chunk.line_number,
-                coalesce(mapped_line.line, chunk.line) as line
-            from chunk
-            left join mapped_line using (line_number)
-        """
-    connection.execute(f"create or replace temp view event_line as {query}")
-
-
 def _unreadable(
     connection: duckdb.DuckDBPyConnection, events: list[tuple[int, str, Event]]
 ) -> set[int]:
@@ -269,6 +226,7 @@ def _add_to_staged(
         return
     columns = {
         "line_number": [number for number, _, _ in events],
+        "line": [line for _, line, _ in events],
         **{
             name: [getattr(event, name) for _, _, event in events]
             for name in Event.__dataclass_fields__
@@ -389,16 +347,14 @@ def _find_repeats(connection: duckdb.DuckDBPyConnection) -> int:
         select
             repeated.line_number,
             repeated.event_id,
-            event_line.line,
+            staged.line,
             coalesce(repeated.known_line, first.line) as first_line
-        from event_line
+        from staged
         inner join repeated using (line_number)
         left join (
             select line_number, line
-            from event_line
-            inner join (
-                select distinct first_line_number from repeated
-            ) as firsts on event_line.line_number = firsts.first_line_number
+            from staged
+            where line_number in (select first_line_number from repeated)
         ) as first on repeated.first_line_number = first.line_number
         """
     )

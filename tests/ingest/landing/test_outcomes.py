@@ -873,6 +873,57 @@ def test_what_only_looks_nested_is_text(warehouse: Warehouse) -> None:
     assert counts(warehouse.land([text])) == {"accepted": 1}
 
 
+def of_length(
+    length: int, position: str, extra: str = "", after: str = "", **fields: str
+) -> bytes:
+    """A ping written without a space, then with spaces until it has so many bytes."""
+    envelope = {
+        "event_id": '"e1"',
+        "type": '"VIDEO_PING"',
+        "schema_version": "2",
+        "user_id": '"u1"',
+        "class_id": '"k1"',
+        "occurred_at": '"2026-03-01T10:00:00Z"',
+    } | fields
+    names = ",".join(f'"{name}":{value}' for name, value in envelope.items())
+    payload = f'"video_id":"v","position_sec":{position},"duration_sec":1000000.5'
+    line = f'{{{names},"payload":{{{payload}{extra}}}{after}}}'
+    return line.replace("{", "{" + " " * (length - len(line)), 1).encode()
+
+
+@pytest.mark.parametrize(
+    ("position", "extra", "fields"),
+    [
+        ("1e1", ",", {}),
+        ("1e2", ", ", {}),
+        ("1e3", ",\t", {}),
+        ("1e1", "", {"after": ","}),
+        ("1e1", "", {"after": ',"course_id":"c1",'}),
+        ('1e-6,"playback_rate":1e-6', ',"":NaN', {}),
+        ("1e7", ',"":NaN', {}),
+        ("1e7", ',"":inf', {}),
+        ("1e10", ',"":1,"":2', {}),
+        ("10.5", "", {"user_id": "5"}),
+        ("10.5", "", {"event_id": "12345678901234567890123456789012"}),
+        ("10.5", "", {"class_id": "true"}),
+        ("10.5", "", {"class_id": "[1]"}),
+        ("10.5", "", {"course_id": "-Infinity"}),
+        ("10.5", "", {"user_id": '{"a":1}'}),
+        ('"10.5"', "", {}),
+    ],
+)
+def test_a_wrong_line_of_the_length_of_a_right_one_is_rejected(
+    warehouse: Warehouse, position: str, extra: str, fields: dict[str, str]
+) -> None:
+    """What its length proves of a line must be so whatever makes up for it."""
+    lines = {of_length(length, position, extra, **fields) for length in range(290)}
+    known: dict[str, Accepted] = {}
+    for line in lines:
+        [outcome] = classify([line], RECEIVED_AT, known)
+        assert outcome.kind == "rejected"
+    assert counts(warehouse.land(lines)) == {"rejected": len(lines)}
+
+
 def test_a_line_of_many_keys_costs_what_its_size_costs(warehouse: Warehouse) -> None:
     """A key that stands twice was looked for once for each key: 16 s."""
     keys = ", ".join(f'"k{number}": 0' for number in range(60_000))
