@@ -17,6 +17,10 @@ from ingest.settings import Settings
 from ingest.store import database
 from ingest.store.database import sql_name
 
+# Of the snapshot, in `published.snapshot`: one more with each change of what readers
+# find where. Publishing writes one of another format anew.
+FORMAT = 1
+
 # Statements that can write no file: what they write of tables are temporary ones.
 _HARMLESS = frozenset(
     (
@@ -57,6 +61,7 @@ def connect(path: Path, *, writes: Path | None = None) -> duckdb.DuckDBPyConnect
             )
         database.attach(connection, path, sql_name(path.stem))
         use(connection, path)
+        _check_format(connection, path)
         # Beside it, where an erasure removes what a killed reader left.
         spill = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         connection.execute("set temp_directory = $1", [str(spill)])
@@ -78,6 +83,23 @@ def _unreadable(path: Path, error: Exception) -> WarehouseDamaged:
         f"{path}: damaged, or no snapshot ({first_line(error)}); `warehouse reconcile "
         "--repair` publishes it again from the warehouse"
     )
+
+
+def _check_format(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Raises `WarehouseError` for a newer one. Those before format 1 have no number,
+    and are read as far as they go."""
+    try:
+        [[number]] = connection.execute(
+            "select format from published.snapshot"
+        ).fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        return
+    if number > FORMAT:
+        raise WarehouseError(
+            f"{path}: a newer version published it (its format is {number}, this "
+            f"version knows those up to {FORMAT}); use that version, or `warehouse "
+            "refresh` with this one"
+        )
 
 
 def use(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

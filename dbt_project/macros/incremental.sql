@@ -56,21 +56,7 @@ old one.
         min(missing.received_at) as behind_since
     from bookkeeping.watermark as watermark
     left join raw.load as missing on watermark.load_id < missing.load_id
-    group by watermark.model, watermark.load_id, watermark.consumed_at;
-    -- Where earlier versions kept these. Without them the state is derived again.
-    drop table if exists staging.consumed_load;
-    drop table if exists staging.checked_load;
-    drop table if exists staging.refreshed;
-    drop table if exists signals.class_signal;
-    drop table if exists signals.course_signal;
-    drop table if exists signals.user_signal_total;
-    drop table if exists signals.badge_award;
-    drop view if exists staging.stg_catalogue_snapshot;
-    drop view if exists staging.stg_catalogue_class;
-    drop view if exists staging.stg_catalogue_course_class;
-    drop view if exists projections.prj_class;
-    drop view if exists projections.prj_course_step;
-    drop view if exists projections.prj_course_activity
+    group by watermark.model, watermark.load_id, watermark.consumed_at
 {% endmacro %}
 
 {#- Notes at the start of a run what the project has, and what it no longer has. The

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = ".part"
 
+# Of a spool's files, in their names; those without a number are of format 1. A line of
+# format 1 is an event, as it lands.
+FORMAT = 1
+_NUMBER = re.compile(rf"\.v(\d+)\.ndjson{re.escape(UNFINISHED)}$")
+
 
 class SpoolFile:
     """A file of the spool that this process writes to, and holds the lock of.
@@ -27,7 +33,8 @@ class SpoolFile:
 
     def __init__(self, spool: Path) -> None:
         now = datetime.now(UTC)
-        self._path = spool / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4()}.ndjson{UNFINISHED}"
+        name = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4()}.v{FORMAT}.ndjson{UNFINISHED}"
+        self._path = spool / name
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self._descriptor = os.open(self._path, flags, FILE_MODE)
         self.is_closed = False
@@ -72,7 +79,13 @@ class SpoolFile:
 
 
 def recover(path: Path, landing: Path) -> None:
-    """Hands on the complete lines of a file whose writer is gone."""
+    """Hands on the complete lines of a file whose writer is gone; one that a newer
+    version wrote is left for that version."""
+    if (match := _NUMBER.search(path.name)) and int(match[1]) > FORMAT:
+        logger.warning(
+            "%s: a newer version wrote it; run that version, which hands it on", path
+        )
+        return
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:

@@ -28,6 +28,7 @@ from ingest.errors import (
     first_line,
 )
 from ingest.settings import Settings
+from ingest.store import formats
 from ingest.store.files import rename_durably, sync_folder
 
 Result = TypeVar("Result")
@@ -75,7 +76,7 @@ def utc_now() -> datetime:
 
 @functools.cache
 def raw_schema() -> str:
-    """The SQL that makes what is missing of the schema `raw`."""
+    """The SQL that makes the schema `raw`."""
     return Path(__file__).with_name("raw.sql").read_text(encoding="utf-8")
 
 
@@ -212,23 +213,17 @@ def _explain(error: Exception, path: Path, wait_sec: float) -> WarehouseError:
     return WarehouseError(f"{path}: cannot be opened ({reason})")
 
 
-# Of the schema `raw`: one more with each change of raw.sql. Files without a number are
-# of the format 1, or of one before it.
-FORMAT = 2
-
-
 def _format(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """The file's format; 0 while it is empty.
+    """The format of the file's `raw`; 0 while it is empty.
 
-    Raises `WarehouseError` for a newer one, whose rules are not known here, and for a
-    file of something else.
+    Raises `WarehouseError` for a newer one of any part, whose rules are not known here,
+    and for a file of something else.
     """
-    [[tables, loads, has_number]] = connection.execute(
+    [[tables, loads]] = connection.execute(
         """
         select
             count(*),
-            count(*) filter (schema_name = 'raw' and table_name = 'load'),
-            count(*) filter (schema_name = 'raw' and table_name = 'format')
+            count(*) filter (schema_name = 'raw' and table_name = 'load')
         from duckdb_tables()
         where database_name = current_database() and not temporary
         """
@@ -240,25 +235,23 @@ def _format(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
             f"{path}: a DuckDB file of something else (it has no raw.load); "
             "set LMS_WAREHOUSE to another path"
         )
-    number = 1
-    if has_number:
-        [[number]] = connection.execute(
-            "select coalesce(max(number), 1) from raw.format"
-        ).fetchall()
-    if number > FORMAT:
+    _refuse_newer(connection, path)
+    return formats.numbers(connection).get("raw", 1)
+
+
+def _refuse_newer(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    if reason := formats.newer(connection):
         raise WarehouseError(
-            f"{path}: a newer version made it (its format is {number}, this version "
-            f"knows those up to {FORMAT}); use that version. Nothing was changed"
+            f"{path}: a newer version made it ({reason}); use that version. Nothing "
+            "was changed"
         )
-    return int(number)
 
 
-def _carry_over(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes what is missing of `raw`, in an empty file or one of an earlier format."""
+def _make_raw(connection: duckdb.DuckDBPyConnection) -> None:
+    """The schema `raw`, in an empty file."""
     with transaction(connection):
         connection.execute(raw_schema())
-        connection.execute("delete from raw.format")
-        connection.execute(f"insert into raw.format values ({FORMAT})")
+        formats.note(connection, "raw", formats.FORMATS["raw"])
 
 
 def _make(path: Path) -> None:
@@ -271,7 +264,7 @@ def _make(path: Path) -> None:
     new = path.with_name(f"{path.name}.new-{os.getpid()}")
     try:
         with contextlib.closing(duckdb.connect(str(new))) as connection:
-            _carry_over(connection)
+            _make_raw(connection)
         # Not found: another process, making it too, has taken ours for left behind.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(new, path)
@@ -318,8 +311,12 @@ def open_for_writing(
             _make(path)
         connection = _connect(path, read_only=False, wait_sec=wait_sec)
         try:
-            if _format(connection, path) < FORMAT:
-                _carry_over(connection)
+            number = _format(connection, path)
+            if not number:
+                _make_raw(connection)
+            elif number < formats.FORMATS["raw"]:
+                migrations = formats.raw_migrations()
+                formats.carry_over(connection, "raw", number, migrations)
             yield connection
         finally:
             connection.close()
@@ -335,7 +332,7 @@ def open_for_reading(
         connection = _connect(path, read_only=True, wait_sec=wait_sec)
         try:
             number = _format(connection, path)
-            if 0 < number < FORMAT:
+            if 0 < number < formats.FORMATS["raw"]:
                 # An older version made it; opened for writing it gets what it lacks.
                 connection.close()
                 with open_for_writing(path, wait_sec=wait_sec):
@@ -357,7 +354,10 @@ def wait_until_free(path: Path) -> None:
     For who opens it by itself, as dbt does. Raises `WarehouseError`.
     """
     must_exist(path)
-    _connect(path, read_only=False, wait_sec=None).close()
+    with contextlib.closing(
+        _connect(path, read_only=False, wait_sec=None)
+    ) as connection:
+        _refuse_newer(connection, path)
 
 
 # A writer that had the old file open already finds it locked, not free, for so long.

@@ -1,4 +1,5 @@
--- The schema `raw`. Run on each new file, and on one that an older version made.
+-- The schema `raw` of a new file. One that an older version made is carried over by
+-- migrations/.
 --
 -- No primary key and no unique index: DuckDB keeps an index in memory (5 to 8 GiB for 50
 -- million ids) and has reported failures of replaying one after a kill. The loader keeps
@@ -7,9 +8,10 @@
 -- the time.
 create schema if not exists raw;
 
--- The number of this file's format: FORMAT in database.py.
+-- The number of each part's format: formats.py.
 create table if not exists raw.format (
-    number integer not null
+    number integer not null,
+    part varchar default 'raw'
 );
 
 create table if not exists raw.lms_event (
@@ -98,15 +100,6 @@ create table if not exists raw.load (
     packing varchar
 );
 
--- For a file that an older version made.
-alter table raw.load add column if not exists erased bigint default 0;
-alter table raw.load add column if not exists packing varchar;
-alter table raw.dead_letter add column if not exists faults varchar;
-alter table raw.discarded_letter add column if not exists faults varchar;
-update raw.dead_letter
-set event_id = try(json_extract_string(decode(line), '$.event_id'))
-where event_id is null;
-
 create table if not exists raw.catalogue (
     load_id bigint not null,
     effective_from timestamp not null,
@@ -123,9 +116,6 @@ create table if not exists raw.class_skill (
     class_id varchar not null,
     skill_id varchar not null
 );
-
--- What an older version called it.
-alter table if exists raw.set_aside_event rename to event_without_contract;
 
 create table if not exists raw.event_without_contract (
     event_id varchar not null,

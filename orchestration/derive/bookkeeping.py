@@ -17,10 +17,37 @@ from pathlib import Path
 
 import duckdb
 
+from ingest.store import formats
 from ingest.store.database import sql_name, sql_text, transaction
 from orchestration.derive import dbt_project, leftovers
 
+# By the number of the bookkeeping's format. What a migration drops is derived again.
+# 1: where versions without a number kept these.
+_MIGRATIONS = {
+    1: """
+        drop table if exists staging.consumed_load;
+        drop table if exists staging.checked_load;
+        drop table if exists staging.refreshed;
+        drop table if exists signals.class_signal;
+        drop table if exists signals.course_signal;
+        drop table if exists signals.user_signal_total;
+        drop table if exists signals.badge_award;
+        drop view if exists staging.stg_catalogue_snapshot;
+        drop view if exists staging.stg_catalogue_class;
+        drop view if exists staging.stg_catalogue_course_class;
+        drop view if exists projections.prj_class;
+        drop view if exists projections.prj_course_step;
+        drop view if exists projections.prj_course_activity;
+    """
+}
+
 _ENGINE = ("dbt-core", "dbt-duckdb", "duckdb")
+
+
+def carry_over(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes what an earlier version derived ready for today's dbt project."""
+    number = formats.numbers(connection).get("bookkeeping", 0)
+    formats.carry_over(connection, "bookkeeping", number, _MIGRATIONS)
 
 
 def made_fingerprint(connection: duckdb.DuckDBPyConnection, database: str) -> str:

@@ -168,6 +168,8 @@ def _derive(
     everything = not select and not variables
     edition = bookkeeping.project_fingerprint(dbt_project.files())
     views_unchanged = False
+    with database.open_for_writing(warehouse_path) as connection:
+        bookkeeping.carry_over(connection)
     if everything:
         with database.open_for_writing(warehouse_path) as connection:
             if rebuild:

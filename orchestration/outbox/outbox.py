@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from ingest.errors import WarehouseError
-from ingest.store import database
+from ingest.store import database, formats
 from orchestration.outbox import integration_events
 from orchestration.outbox.integration_events import Fact
 
@@ -50,16 +50,32 @@ create table if not exists outbox.watermark (
 """
 
 
+# Format 1 called its watermarks otherwise. Files without a number are of 1 or of 2.
+_MIGRATIONS = {2: "alter table outbox.place rename to watermark"}
+
+
 @contextlib.contextmanager
 def opened(
     warehouse_path: Path, *, wait_sec: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, for writing, with the tables of the outbox in it."""
     with database.open_for_writing(warehouse_path, wait_sec=wait_sec) as connection:
-        if _watermark_table(connection) == "place":  # an earlier version made it
-            connection.execute("alter table outbox.place rename to watermark")
-        connection.execute(SCHEMA)
+        _carry_over(connection)
         yield connection
+
+
+def _carry_over(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes the outbox, or what an earlier version made one of today's."""
+    number = formats.numbers(connection).get("outbox")
+    if number == formats.FORMATS["outbox"]:
+        return
+    table = _watermark_table(connection)
+    if table == "place":
+        formats.carry_over(connection, "outbox", 1, _MIGRATIONS)
+        return
+    with database.transaction(connection):
+        connection.execute(SCHEMA)
+        formats.note(connection, "outbox", formats.FORMATS["outbox"])
 
 
 def _watermark_table(connection: duckdb.DuckDBPyConnection) -> str | None:

@@ -18,6 +18,7 @@ import duckdb
 from ingest.errors import first_line
 from ingest.store.database import sql_name, sql_path, transaction
 from orchestration.derive import leftovers
+from serving import published
 
 # Names in the connection that publishes.
 LIVE = "_live_"
@@ -319,7 +320,8 @@ def _describe(
             $state as state,
             $generation as generation,
             (select count(*) from {LIVE}.raw.tombstone) as tombstones,
-            $changes::integer as changes
+            $changes::integer as changes,
+            $format::integer as format
         """,
         {
             "load_id": info.load_id,
@@ -327,6 +329,7 @@ def _describe(
             "state": info.state,
             "generation": info.generation.name,
             "changes": changes,
+            "format": published.FORMAT,
         },
     )
     # What readers need not have, and a restore from the snapshot does.

@@ -278,11 +278,13 @@ def _continued(
     try:
         rows = connection.execute(
             "select load_id, published_at, state, generation, tombstones "
-            f"from {BEFORE}.published.snapshot"
+            f"from {BEFORE}.published.snapshot where format = {published.FORMAT}"
         ).fetchall()
         files = connection.execute(
             f"select file from {BEFORE}.published.event_file order by all"
         ).fetchall()
+        if not rows:
+            return None  # a version with another format made it
         [[before_id, published_at, state, generation, tombstones]] = rows
         of_both = [
             connection.execute(
