@@ -326,7 +326,9 @@ def test_a_day_without_a_load_is_a_warning_of_each_refresh(
     from ingest.store.database import open_for_writing
 
     with open_for_writing(Settings.from_environment().warehouse) as connection:
-        connection.execute("update raw.load set received_at = received_at - interval 25 hour")
+        connection.execute(
+            "update raw.load set received_at = received_at - interval 25 hour"
+        )
 
     result = run(
         defs,
