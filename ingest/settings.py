@@ -409,6 +409,13 @@ _OTHER_DEFAULTS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
+def variable_names() -> frozenset[str]:
+    """The names of all variables."""
+    return frozenset(
+        field.metadata[_VARIABLE].name for field in dataclasses.fields(Settings)
+    )
+
+
 def variables_table() -> str:
     """All variables as a table in Markdown."""
     rows = ["| variable | default | what |", "|---|---|---|"]

@@ -26,6 +26,7 @@ from orchestration.commands import (
     dashboard,
     dead_letters,
     demo,
+    doctor,
     erase,
     land,
     lms,
@@ -52,7 +53,7 @@ app = typer.Typer(
 # In the order in which data passes; the help lists them so.
 _FAMILIES = {
     "Bring in": (demo, collect, lms, land, dead_letters),
-    "Derive and look after": (refresh, status, backup, replay, erase),
+    "Derive and look after": (refresh, status, doctor, backup, replay, erase),
     "Read": (read, dashboard, report, serve),
     "Try an edit": (sandbox,),
     "For other systems": (publish, contracts),
