@@ -493,8 +493,10 @@ def _payload_check(contract: Contract) -> str:
 _MOST_SAVED = 6
 
 _TEXTS_OF_ENVELOPE = tuple(name for name in _ENVELOPE if name != "schema_version")
-# What is no text in JSON and begins with a letter.
-_NO_TEXTS = ("true", "false", "NaN", "Infinity")
+# What DuckDB takes and is no text, of that which begins with a letter; those that JSON
+# does not have in any case.
+_NO_TEXTS = ("true", "false")
+_NOT_FINITE = ("nan", "inf", "infinity")
 
 
 def _length(value: str, name: str, is_text: bool, required: bool) -> str:
@@ -507,7 +509,8 @@ def _is_surely_text(value: str, required: bool) -> str:
     """Whether what DuckDB read as text cannot have been a number, list or the like."""
     check = (
         f"case when {value} >= 'A' and {value} < '{{' and not starts_with({value}, '[')"
-        f" then {value} not in {_NO_TEXTS}"
+        f" then case when strlen({value}) in (3, 8)"
+        f" then lower({value}) not in {_NOT_FINITE} else {value} not in {_NO_TEXTS} end"
         f" else not regexp_matches({value}, '^([-+.eE\\d]*$|[\\[{{-])') end"
     )
     return check if required else f"({value} is null or {check})"
@@ -546,7 +549,10 @@ def _payload_has_nothing_else(contract: Contract) -> str:
     a number with an exponent, `1e3` for 1000.0. Numbers that would save too much are
     left to the exact look at keys.
     """
-    if not contract.TYPE.isidentifier() or contract.TYPE in _NO_TEXTS:
+    if (
+        not contract.TYPE.isidentifier()
+        or contract.TYPE.lower() in _NO_TEXTS + _NOT_FINITE
+    ):
         return "false"
     types = field_types(contract)
     lengths, checks = [], []
