@@ -416,6 +416,14 @@ def variable_names() -> frozenset[str]:
     )
 
 
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What is set under our prefix, and no setting has that name."""
+    known = variable_names()
+    return sorted(
+        name for name in environment if name.startswith("LMS_") and name not in known
+    )
+
+
 def variables_table() -> str:
     """All variables as a table in Markdown."""
     rows = ["| variable | default | what |", "|---|---|---|"]

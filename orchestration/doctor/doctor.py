@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,12 @@ import duckdb
 
 from ingest.errors import WarehouseDamaged, WarehouseError, first_line
 from ingest.landing import zone
-from ingest.settings import Settings, project_folder, variable_names
+from ingest.settings import (
+    Settings,
+    project_folder,
+    unknown_variables,
+    variable_names,
+)
 from ingest.store import database, formats, journal, last_runs, tombstones
 from ingest.store.database import sql_name
 from ingest.store.files import lock_open_file
@@ -46,15 +51,16 @@ _PINNED = ("duckdb", "dbt-core", "dbt-duckdb", "dagster")
 def look(
     settings: Settings,
     *,
-    environment: Mapping[str, str] = os.environ,
+    unknown: Sequence[str] | None = None,
     read_all: bool = True,
 ) -> list[Finding]:
-    """Every finding, by area. With `read_all` every block of the warehouse and of the
+    """Every finding, by area. `unknown` are the variables that no setting has, those of
+    the environment if not given. With `read_all` every block of the warehouse and of the
     snapshot is read, and so compared with its checksum."""
     found: list[Finding] = []
     parts: tuple[Callable[[], Iterable[Finding]], ...] = (
         _versions,
-        lambda: _configuration(environment),
+        lambda: _configuration(unknown_variables() if unknown is None else unknown),
         lambda: _warehouse(settings, read_all),
         lambda: _snapshot(settings, read_all),
         lambda: _permissions(settings),
@@ -100,11 +106,8 @@ def _versions() -> Iterator[Finding]:
     yield ok("versions", f"warehouse {version('lms-warehouse')}, {pinned}")
 
 
-def _configuration(environment: Mapping[str, str]) -> Iterator[Finding]:
+def _configuration(unknown: Sequence[str]) -> Iterator[Finding]:
     known = variable_names()
-    unknown = sorted(
-        name for name in environment if name.startswith("LMS_") and name not in known
-    )
     for name in unknown:
         like = difflib.get_close_matches(name, known, n=1)
         yield problem(
@@ -113,8 +116,7 @@ def _configuration(environment: Mapping[str, str]) -> Iterator[Finding]:
             f"did you mean {like[0]}?" if like else "unset it (docs/running.md)",
         )
     if not unknown:
-        count = sum(name in environment for name in known)
-        yield ok("configuration", f"{count} of {len(known)} variables are set")
+        yield ok("configuration", "every LMS_ variable that is set is a setting")
 
 
 # --- the warehouse and the snapshot --------------------------------------------------

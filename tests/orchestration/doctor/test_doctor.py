@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from ingest.settings import Settings
+from ingest.settings import Settings, unknown_variables
 from ingest.store import database, formats, journal, last_runs, tombstones
 from ingest.store.database import open_for_writing
 from orchestration.backup.backup import backup
@@ -40,7 +40,7 @@ class Site:
             spools=(folder / "spool",),
             backup=folder / "backups",
         )
-        self.environment: dict[str, str] = {}
+        self.unknown: list[str] = []
         for name in ("landing", "spool", "collector"):
             (folder / name).mkdir()
         self.warehouse.land(
@@ -50,7 +50,7 @@ class Site:
         backup(self.path, folder / "backups", keep=1)
 
     def look(self, *, read_all: bool = True) -> list[Finding]:
-        return look(self.settings, environment=self.environment, read_all=read_all)
+        return look(self.settings, unknown=self.unknown, read_all=read_all)
 
     def problems(self) -> list[Finding]:
         return [each for each in self.look() if each.level == "problem"]
@@ -74,7 +74,7 @@ def test_where_nothing_is_wrong_there_is_no_problem(site: Site) -> None:
 
 
 def mistype(site: Site) -> None:
-    site.environment["LMS_WAREHOSE"] = "x"
+    site.unknown = unknown_variables({"LMS_WAREHOSE": "x", "LMS_LANDING": "y"})
 
 
 def lose_the_warehouse(site: Site) -> None:
