@@ -55,8 +55,8 @@ def look(
     read_all: bool = True,
 ) -> list[Finding]:
     """Every finding, by area. `unknown` are the variables that no setting has, those of
-    the environment if not given. With `read_all` every block of the warehouse and of the
-    snapshot is read, and so compared with its checksum."""
+    the environment if not given. With `read_all` every block of the warehouse and of
+    the snapshot is read, and so compared with its checksum."""
     found: list[Finding] = []
     parts: tuple[Callable[[], Iterable[Finding]], ...] = (
         _versions,
