@@ -8,6 +8,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LRS := .venv-lrs
+SUPPLY := .venv-supply-chain
 STAMP := $(VENV)/.made-from-the-lock
 
 export LMS_WAREHOUSE ?= $(CURDIR)/data/warehouse.duckdb
@@ -18,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -111,18 +112,33 @@ bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md
 architecture: $(STAMP)  ## Draw the picture of docs/architecture.md from the code
 	@python -m tests.support.architecture
 
-check: $(STAMP)  ## Lint, types, and dbt without deprecations
+check: $(STAMP)  ## Lint, types, dbt without deprecations, and advisories where they can be had
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@lint-imports
 	@sqlfluff lint dbt_project/models dbt_project/tests
 	@dbt --quiet --log-level-file none parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
+	@$(MAKE) --no-print-directory audit
+
+# What looks at the lock, in an environment of its own.
+$(SUPPLY)/.made-from-the-lock: tests/requirements-supply-chain.txt
+	@$(PYTHON) -m venv --clear $(SUPPLY)
+	@$(SUPPLY)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
+
+audit: $(STAMP) $(SUPPLY)/.made-from-the-lock  ## Compare the lock with published advisories, where they can be had
+	@python -m tests.support.supply_chain $(SUPPLY)/bin/pip-audit
+
+sbom: $(SUPPLY)/.made-from-the-lock  ## List every package of the lock with its hashes: sbom.cdx.json (CycloneDX)
+	@$(SUPPLY)/bin/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --of JSON --output-file sbom.cdx.json requirements.lock
+	@echo sbom.cdx.json
 
 lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
+	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-supply-chain.txt tests/requirements-supply-chain.in
 	@uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-oldest-reader.txt tests/requirements-oldest-reader.in
 
 clean:  ## Remove the environment and what was built; keeps data/
-	@rm -rf $(VENV) $(LRS) .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
+	@rm -rf $(VENV) $(LRS) $(SUPPLY) sbom.cdx.json .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
