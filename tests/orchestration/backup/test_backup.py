@@ -451,6 +451,11 @@ def test_a_folder_of_backups_that_is_not_there_is_named_by_an_erasure(
     )
 
     assert erased.backups_missing == (str(site.backups),)
+    # Back again, the next backup knows that somebody was erased since.
+    (site.folder / "taken-away").rename(site.backups)
+    assert holding(site.backups)
+    assert site.back_up(keep=7).kept == (2,)
+    assert holding(site.backups) == []
 
 
 # --- from what was published, and the demonstration from all three -------------------
