@@ -75,14 +75,14 @@ class CollectorSettings:
     tally_secrets: tuple[str, ...] = field(default=(), repr=False)
     learner_secret: str | None = field(default=None, repr=False)
     max_bytes: int = 16 * 1024 * 1024
-    max_age_sec: float = 30
+    max_age_sec: float = 5
 
 
 def settings_of(
     environment: settings.Settings,
     *,
     max_bytes: int = 16 * 1024 * 1024,
-    max_age_sec: float = 30,
+    max_age_sec: float = 5,
 ) -> CollectorSettings:
     """Raises `WarehouseError` for a secret that is too short to be one."""
     return CollectorSettings(

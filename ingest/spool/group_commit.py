@@ -61,7 +61,7 @@ class GroupCommit:
         landing: Path,
         *,
         max_bytes: int = 16 * 1024 * 1024,
-        max_age_sec: float = 30,
+        max_age_sec: float = 5,
         max_waiting_bytes: int = 64 * 1024 * 1024,
         observe_sync: Callable[[float], None] = lambda _seconds: None,
     ) -> None:

@@ -30,7 +30,7 @@ def collect(
     max_age_sec: Annotated[
         float,
         typer.Option(min=0.1, max=3600, help="Hand a file to the landing zone after."),
-    ] = 30,
+    ] = 5,
     max_mb: Annotated[
         float, typer.Option(min=0.001, max=1024, help="... or at this size.")
     ] = 16,

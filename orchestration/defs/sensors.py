@@ -1,7 +1,10 @@
 """What runs when something happens: files arrive, or a run fails."""
 
+import functools
 import hashlib
 import json
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,63 @@ def _listing(files: list[Path]) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a landing zone held: its files, their listing, the times of its folders."""
+
+    files: list[Path]
+    listing: str
+    folders: dict[Path, int]
+    at: float
+
+    def is_good(self) -> bool:
+        """Whether no file came or went since; a file that grew is seen with the next.
+
+        A folder changes with each name in it, and there are few folders.
+        """
+        if time.monotonic() - self.at > _LOOK_AGAIN_SEC:
+            return False
+        try:
+            return bool(self.folders) and all(
+                folder.stat().st_mtime_ns == changed
+                for folder, changed in self.folders.items()
+            )
+        except FileNotFoundError:
+            return False
+
+
+_LOOK_AGAIN_SEC = 30
+
+
+class LandingZone:
+    """A landing zone, of which all files are listed only when there is reason to.
+
+    The process that evaluates sensors stays: at rest a tick costs a look at some
+    folders, however many files were landed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: _Look | None = None
+
+    def look(self) -> _Look:
+        if self._last is None or not self._last.is_good():
+            folders = [
+                path for path in (self._path, *self._path.rglob("*/")) if path.is_dir()
+            ]
+            # The folders first: what comes meanwhile is seen with the next look.
+            changed = {folder: folder.stat().st_mtime_ns for folder in folders}
+            files = zone.files_in(self._path)
+            self._last = _Look(files, _listing(files), changed, time.monotonic())
+        return self._last
+
+
+_zone = functools.cache(LandingZone)
+
+
 @dg.sensor(
     job=refresh_job,
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def landing_zone_sensor(
@@ -45,8 +102,8 @@ def landing_zone_sensor(
         and context.instance.get_latest_materialization_event(SNAPSHOT) is None
     ):
         return dg.SensorResult(run_requests=[dg.RunRequest()], cursor="first")
-    files = zone.files_in(settings.landing)
-    listing = _listing(files)
+    look = _zone(settings.landing).look()
+    files, listing = look.files, look.listing
     if listing == context.cursor:
         return dg.SkipReason("nothing has changed in the landing zone")
     if is_under_way(context.instance, refresh_job.name):

@@ -452,6 +452,29 @@ def test_the_schedule_skips_while_a_refresh_is_under_way(
     assert isinstance(tick(), dg.RunRequest)
 
 
+def test_a_landing_zone_at_rest_is_not_listed_again(
+    zone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files were landed, a tick every five seconds costs nothing."""
+    from orchestration.defs import sensors
+
+    looks = sensors.LandingZone(zone)
+    first = looks.look()
+    assert looks.look() is first
+    nested = zone / "events" / "2026" / "03"
+    nested.mkdir(parents=True)
+    assert looks.look().files == first.files
+    file = write_lines(nested / "a.ndjson", [ping("e9")])
+    assert file in looks.look().files, "a new file is seen at once"
+    renamed = file.rename(nested / "b.ndjson")
+    assert renamed in looks.look().files
+    second = looks.look()
+    with renamed.open("a") as more:
+        more.write("\n")
+    monkeypatch.setattr(sensors, "_LOOK_AGAIN_SEC", 0)
+    assert looks.look().listing != second.listing, "one that grew is seen by and by"
+
+
 def test_the_sensor_asks_for_each_content_once_whatever_its_name(
     defs: dg.Definitions, instance: dg.DagsterInstance, zone: Path
 ) -> None:
