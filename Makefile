@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs bench bench-full bench-collector bench-api bench-import dev pictures architecture check audit sbom lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-import dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,9 +71,13 @@ test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster, a browser and rando
 test-slow: $(STAMP) programs  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
 	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
 
-programs:  ## Install what tests need beside Python, where it is missing: Chromium and Node.js
-	@missing=; for program in chromium node; do \
-		command -v $$program >/dev/null || missing="$$missing $$(echo $$program | sed s/^node$$/nodejs/)"; \
+# A program, and the package of Debian that has it: Chromium, Node.js, and what mounts the
+# disk that fails on purpose.
+PROGRAMS := chromium=chromium node=nodejs fusermount3=fuse3
+
+programs:  ## Install what tests need beside Python, where it is missing
+	@missing=; for program in $(PROGRAMS); do \
+		command -v $${program%=*} >/dev/null || missing="$$missing $${program#*=}"; \
 	done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then \
@@ -83,6 +87,10 @@ programs:  ## Install what tests need beside Python, where it is missing: Chromi
 			echo "error: the tests need$$missing; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; \
 		fi; \
 	fi
+
+# `make torture PARTS="power log" SEED=7 TIMES=20`: some parts, the same again, for a night.
+torture: $(STAMP) programs  ## Try to break the promises: faults, power cuts, damage, random histories (half an hour)
+	@python -m tests.support.torture $(PARTS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(TIMES),--times $(TIMES))
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms
 	@python -m benchmarks.load_collector --at-least 5000 --p99-ms 100
