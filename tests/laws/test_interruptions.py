@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from typing import Any
 from unittest import mock
 
@@ -36,7 +35,7 @@ from tests.support.builders import (
     warehouse_again,
     write_lines,
 )
-from tests.support.kills import KILLS, Processes, kill_again_until
+from tests.support.kills import KILLS, Processes, instants, kill_again_until
 from tests.support.logs import dense_log
 from tests.support.snapshot import is_as_the_warehouse
 
@@ -116,7 +115,7 @@ def test_a_land_killed_at_any_instant_is_made_whole_by_landing_again(
 
     def kill(attempt: int) -> bool:
         warehouse = warehouse_in(tmp_path / str(attempt))
-        instant = Random().uniform(0, cpu_seconds)
+        instant = instants.uniform(0, cpu_seconds)
         was_at_work = processes.killed(instant, land, files, warehouse.path)
         land(files, warehouse.path)
         assert landed(warehouse) == expected
@@ -252,7 +251,7 @@ def test_a_refresh_after_a_killed_one_reaches_what_an_unbroken_one_does(
     def kill(_attempt: int) -> bool:
         copy = copy_of(halfway, folder)
         # It takes the first third to read the manifest.
-        instant = Random().uniform(unbroken.cpu_seconds / 3, unbroken.cpu_seconds)
+        instant = instants.uniform(unbroken.cpu_seconds / 3, unbroken.cpu_seconds)
         was_at_work = processes.killed(instant, run, copy)
         copy.refresh()
         assert_same_state(derived(copy), unbroken.derived)
@@ -279,7 +278,7 @@ def test_a_snapshot_after_a_killed_one_has_all_that_the_warehouse_has(
     def kill(_attempt: int) -> bool:
         shutil.rmtree(place)
         shutil.copytree(kept, place, symlinks=True)
-        instant = Random().uniform(0, cpu_seconds)
+        instant = instants.uniform(0, cpu_seconds)
         was_at_work = processes.killed(instant, snapshot.publish, warehouse.path)
         snapshot.publish(warehouse.path)
         assert is_as_the_warehouse(warehouse) == 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ KILLS = [
     2,
     pytest.param(int(os.environ.get("KILLS", "50")), marks=pytest.mark.slow, id="many"),
 ]
+
+# When they are killed; the same instants again with the same `KILLS_SEED`.
+instants = Random(os.environ.get("KILLS_SEED"))
 
 
 def kill_again_until(kills: int, kill: Callable[[int], bool]) -> None:

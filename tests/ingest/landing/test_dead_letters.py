@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from typing import Any
 from unittest import mock
 
@@ -40,7 +39,7 @@ from tests.support.builders import (
     write_lines,
 )
 from tests.support.earlier_loader import PING_V2, QUIZ_V1, before, land_before
-from tests.support.kills import KILLS, Processes, kill_again_until
+from tests.support.kills import KILLS, Processes, instants, kill_again_until
 
 RETRIED_AT = RECEIVED_AT + timedelta(days=7)
 
@@ -671,7 +670,7 @@ def test_a_retry_killed_at_any_instant_has_happened_wholly_or_not_at_all(
 
     def kill(attempt: int) -> bool:
         warehouse = with_letters(tmp_path / str(attempt))
-        instant = Random().uniform(0, cpu_seconds)
+        instant = instants.uniform(0, cpu_seconds)
         was_at_work = processes.killed(instant, retry_all, warehouse.path)
         assert raw(warehouse) in (untouched, expected)
         retry_all(warehouse.path)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ from tests.support.builders import (
     quiz,
     write_lines,
 )
-from tests.support.kills import KILLS, Processes, kill_again_until
+from tests.support.kills import KILLS, Processes, instants, kill_again_until
 from tests.support.snapshot import publish_without_dbt
 
 CANARY = "canary-7f3a"
@@ -538,7 +537,7 @@ def test_killed_at_any_instant_the_backup_before_and_the_warehouse_are_whole(
     def kill(attempt: int) -> bool:
         site = large(tmp_path / str(attempt))
         before = site.rows()
-        was_at_work = processes.killed(Random().uniform(0, cpu_seconds), run, site)
+        was_at_work = processes.killed(instants.uniform(0, cpu_seconds), run, site)
         assert site.rows() == before
         newest = folders.numbers(site.backups)[-1]
         assert (

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import duckdb
@@ -49,7 +48,7 @@ from tests.support.builders import (
     quiz,
     write_lines,
 )
-from tests.support.kills import KILLS, kill_again_until
+from tests.support.kills import KILLS, instants, kill_again_until
 
 CANARY = "canary-7f3a"
 # Its ids begin with it, too: of another learner, who stays.
@@ -692,7 +691,7 @@ def test_an_erasure_after_a_killed_one_ends_as_an_unbroken_one(
         copy = copy_of(original, tmp_path / str(attempt))
         process = processes.Process(target=erase_in_process, args=(copy.folder,))
         process.start()
-        time.sleep(Random().uniform(seconds / 10, seconds))
+        time.sleep(instants.uniform(seconds / 10, seconds))
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)

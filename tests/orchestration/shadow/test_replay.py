@@ -49,7 +49,7 @@ from tests.support.builders import (
     new_warehouse,
     ping,
 )
-from tests.support.kills import KILLS, kill_again_until
+from tests.support.kills import KILLS, instants, kill_again_until
 from tests.support.logs import CLASSES, COURSES, USERS, Log, a_log, dense_log
 
 VARIABLES = {"now": NOW}
@@ -671,7 +671,7 @@ def test_a_killed_swap_leaves_the_old_state_or_the_new_one(
     def kill(attempt: int) -> bool:
         warehouse = copied(damaged.warehouse, tmp_path / str(attempt))
         process = processes.Process(target=swap_in, args=(warehouse.path, damaged.made))
-        was_at_work = kill_after(process, Random().uniform(0, seconds))
+        was_at_work = kill_after(process, instants.uniform(0, seconds))
         assert tables_of(warehouse) in (damaged.old, damaged.new)
         swap_in(warehouse.path, damaged.made)
         assert tables_of(warehouse) == damaged.new
@@ -695,7 +695,7 @@ def test_a_killed_replay_is_finished_by_the_next(
     def kill(attempt: int) -> bool:
         warehouse = copied(damaged.warehouse, tmp_path / str(attempt))
         process = processes.Process(target=replay_apply, args=(warehouse.path,))
-        was_at_work = kill_after(process, Random().uniform(0, seconds))
+        was_at_work = kill_after(process, instants.uniform(0, seconds))
         assert tables_of(warehouse) in (damaged.old, damaged.new)
         replay_apply(warehouse.path)
         assert tables_of(warehouse) == damaged.new

@@ -27,7 +27,13 @@ class Part:
 
 
 def parts() -> list[Part]:
-    from tests.support.torture import damage, disk_faults, histories, spool_faults
+    from tests.support.torture import (
+        damage,
+        disk_faults,
+        histories,
+        kills,
+        spool_faults,
+    )
 
     cheap, dear = (
         ("first land", "land", "publish", "retry"),
@@ -42,6 +48,7 @@ def parts() -> list[Part]:
         Part("power-derive", 8, lambda s, n: disk_faults.power(s, n, dear)),
         Part("log", 10_000, damage.log),
         Part("files", 150, damage.files),
+        Part("kills", 10, kills.kills),
         Part("histories", 2_000, histories.histories),
     ]
 
