@@ -26,12 +26,7 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
 @dg.definitions
 def shared() -> dg.Definitions:
     """What every run has."""
-    return dg.Definitions(
-        resources={"settings": SettingsResource()},
-        # One writer: more processes would only wait for each other, and cost 8
-        # CPU-seconds.
-        executor=dg.in_process_executor,
-    )
+    return dg.Definitions(resources={"settings": SettingsResource()})
 
 
 @contextlib.contextmanager

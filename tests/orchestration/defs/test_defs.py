@@ -642,6 +642,24 @@ def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     assert killed.status == dg.DagsterRunStatus.FAILURE
 
 
+def test_without_a_daemon_too_a_killed_run_holds_up_the_next_for_seconds_alone(
+    home: Path,
+) -> None:
+    first = launch("refresh")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        [run] = wait_for(lambda: instance.get_runs(), 180)
+        process = wait_for(lambda: run_process(instance, run.run_id), 180)
+    os.kill(process, signal.SIGKILL)
+    first.communicate()
+
+    next_run = launch("refresh")
+    out, _ = next_run.communicate(timeout=120)
+
+    assert next_run.returncode == 0, out[-2000:]
+    assert ask("from progress.v_user_progress") == [("u1", "c1", "k1", 95, 1, 1, 8)]
+    assert list((home / "running").iterdir()) == []
+
+
 def test_two_runs_at_once_write_one_after_the_other(home: Path) -> None:
     runs = [launch("refresh"), launch("refresh")]
     outs = [run.communicate(timeout=180)[0] for run in runs]
