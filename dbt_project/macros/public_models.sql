@@ -76,6 +76,24 @@ dbt's own `persist_docs` would set them again with each model that a refresh fol
     {% endif %}
 {% endmacro %}
 
+{#-
+Which views the snapshot has as tables, made with each publication: those that say
+`published_as: table` in their `meta`. They are costly to read, and the same until the
+next load: no "now" is in them. In `bookkeeping.published_table`.
+-#}
+{% macro note_published_tables() %}
+    {% if execute and makes_seeds() %}
+        {% set found = [] %}
+        {% for node in graph.nodes.values() | selectattr('resource_type', 'equalto', 'model')
+            if node.config.meta.get('published_as') == 'table' %}
+            {% do found.append("('" ~ node.schema ~ "', '" ~ node.alias ~ "')") %}
+        {% endfor %}
+        create or replace table bookkeeping.published_table as
+        select * from (values {{ found | sort | join(', ') }})
+        as tables (schema_name, table_name)
+    {% endif %}
+{% endmacro %}
+
 {#- A run that makes no seed is one of an unedited project (orchestration/derive/
     dbt_runner.py): what is described stands, which spares a refresh 0.5 seconds. -#}
 {% macro makes_seeds() %}

@@ -4,6 +4,9 @@ A snapshot costs what changed: the file before is copied, and the rows that a ne
 touched are replaced. Then every table is compared with the warehouse's, by the number
 of its rows and the sum of their hashes; one that differs, as a replay or a repair makes
 it, is copied whole.
+
+Some views of the warehouse are tables here, made with each publication: their models
+say so (`published_as: table`), because they cost much to read.
 """
 
 import contextlib
@@ -151,7 +154,9 @@ def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]
     derived = connection.execute(
         "select schema_name, table_name from duckdb_tables() "
         f"where database_name = '{LIVE}' "
-        f"and {leftovers.of_project(connection, LIVE)}"
+        f"and {leftovers.of_project(connection, LIVE)} "
+        "union all select schema_name, view_name from duckdb_views() "
+        f"where database_name = '{LIVE}' and {_is_table(connection)}"
     ).fetchall()
     try:
         keys = dict(
@@ -182,6 +187,23 @@ def _tables(connection: duckdb.DuckDBPyConnection, load_id: int) -> list[_Table]
     ]
 
 
+def _is_table(connection: duckdb.DuckDBPyConnection) -> str:
+    """The condition on DuckDB's list of the warehouse's views that leaves those that
+    are tables in a snapshot."""
+    is_noted = connection.execute(
+        "from duckdb_tables() where database_name = $1 "
+        "and schema_name = 'bookkeeping' and table_name = 'published_table'",
+        [LIVE],
+    ).fetchall()
+    if not is_noted:  # an earlier version made it
+        return "false"
+    return (
+        f"({leftovers.of_project(connection, LIVE, 'view_name')} "
+        "and (schema_name, view_name) in (select (schema_name, table_name) "
+        f"from {LIVE}.bookkeeping.published_table))"
+    )
+
+
 def _changes(connection: duckdb.DuckDBPyConnection) -> int | None:
     """How often the file before was changed since it was written whole; None if it is
     time to do so again, another version wrote it, or its tables are other ones now."""
@@ -210,6 +232,7 @@ def _shape(
         if database == LIVE
         else f"not {_NOT_DERIVED}"
     )
+    is_table = _is_table(connection) if database == LIVE else "false"
     return connection.execute(
         f"""
         select schema_name, table_name, column_name, data_type
@@ -220,6 +243,9 @@ def _shape(
         union all
         select schema_name, table_name, '', 'table' from duckdb_tables()
         where database_name = '{database}' and ({derived} or {raw})
+        union all
+        select schema_name, view_name, '', 'table' from duckdb_views()
+        where database_name = '{database}' and {is_table}
         order by all
         """
     ).fetchall()
@@ -363,7 +389,7 @@ def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     """A view names tables and views without their database: the new one's, then. Each
     is made after those that it reads, an order that DuckDB does not keep."""
     made = leftovers.of_project(connection, LIVE, "view_name")
-    to_make = _views(connection, LIVE, made)
+    to_make = _views(connection, LIVE, f"{made} and not {_is_table(connection)}")
     if _views(connection, NEW, f"not {_NOT_DERIVED}") == to_make:
         return
     connection.execute(f"use {NEW}")
