@@ -45,6 +45,10 @@ from serving import published
 
 SNAPSHOTS_KEPT = 3
 
+# A learner's events stand together in each file, so that whoever asks for a learner
+# reads one of these groups of rows in it, and not all.
+_ROWS_OF_A_GROUP = 40_960
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -335,7 +339,10 @@ def _append_events(
                 select {EVENT_COLUMNS} {new}
                 and occurred_at >= date '{month}'
                 and occurred_at < date '{month}' + interval 1 month
-            ) to {database.sql_path(unfinished)} (format parquet, compression zstd)
+                order by user_id, occurred_at
+            ) to {database.sql_path(unfinished)} (
+                format parquet, compression zstd, row_group_size {_ROWS_OF_A_GROUP}
+            )
             """
         )
         rename_durably(unfinished, target, read_only=True)

@@ -231,6 +231,50 @@ def test_a_snapshot_that_takes_the_changes_is_as_one_that_is_written_whole(
     assert is_as_the_warehouse(warehouse) == 0
 
 
+def test_an_event_that_is_gone_from_raw_leaves_an_orphan_in_the_next_snapshot(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land_catalogue(Class("c1"))
+    warehouse.land([ping("gone", user="u1", position=95), ping("e2", user="u2")])
+    refreshed(warehouse)
+    views_as_tables = published(
+        warehouse,
+        "select table_name from duckdb_tables() where schema_name = 'catalogue' "
+        "or table_name like 'v\\_%' escape '\\' order by all",
+    )
+    assert [name for (name,) in views_as_tables] == [
+        *("catalogue_class_version", "catalogue_course_version"),
+        *("catalogue_snapshot", "v_orphan_signal"),
+    ]
+    assert published(warehouse, "from analytics.v_orphan_signal") == []
+    warehouse.execute("delete from raw.lms_event where event_id = 'gone'")
+    assert (
+        "analytics.v_orphan_signal: other rows than the warehouse has"
+        in snapshot.problems(warehouse.path)
+    )
+    warehouse.land([ping("e3", user="u2")])
+    refreshed(warehouse)
+    assert published(
+        warehouse,
+        "select user_id, type, missing_event_ids from analytics.v_orphan_signal "
+        "where type = 'VIDEO_COMPLETED'",
+    ) == [("u1", "VIDEO_COMPLETED", ["gone"])]
+    [(share,)] = published(warehouse, "select orphan_share from analytics.v_kpi")
+    assert share == 1
+
+
+def test_the_events_of_a_learner_stand_together_in_a_file(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping(f"e{n}", user=f"u{n % 7}") for n in range(70)])
+    refreshed(warehouse)
+    [(file,)] = published(warehouse, "from published.event_file")
+    path = warehouse.folder / "published" / "warehouse" / file
+    users = pq.read_table(path, columns=["user_id"]).column("user_id").to_pylist()
+    assert users == sorted(users)
+    assert len({*users}) == 7
+
+
 def test_a_damaged_snapshot_is_replaced_by_one_that_is_written_whole(
     warehouse: Warehouse,
 ) -> None:
