@@ -15,6 +15,7 @@ from serving.reader import Row
 BLUE, ORANGE, GREY = "#3b82c4", "#d9730d", "#8a8f98"
 
 _HEIGHT = 220
+MOST_QUIZZES = 30
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class Chart:
 
     chart: Any
     words: str
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The chart in Vega-Lite. Not checked against its schema, which takes several
+        times as long as all else, and which a test does for every chart."""
+        spec: dict[str, Any] = self.chart.to_dict(validate=False)
+        # Altair's own theme; the page has one.
+        spec.pop("config", None)
+        return spec
 
 
 def _chart(rows: Sequence[Row], words: str, *, height: int = _HEIGHT) -> alt.Chart:
@@ -33,7 +43,7 @@ def _chart(rows: Sequence[Row], words: str, *, height: int = _HEIGHT) -> alt.Cha
         }
         for row in rows
     ]
-    return alt.Chart(alt.InlineData(values=values)).properties(
+    return alt.Chart({"values": values}).properties(
         description=words, height=height, width="container"
     )
 
@@ -231,24 +241,25 @@ def tenths(rows: Sequence[Row], *, what: str) -> Chart:
 
 
 def quiz_rates(rows: Sequence[Row]) -> Chart:
-    """For each quiz the share that passed first, and in the end."""
+    """For each quiz the share that passed first, and in the end; the hardest ones."""
     hardest = rows[0]
+    drawn = f", the first {MOST_QUIZZES} drawn" if len(rows) > MOST_QUIZZES else ""
     words = (
-        f"{len(rows)} quizzes, hardest first: "
+        f"{len(rows)} quizzes, hardest first{drawn}: "
         f"{formats.share(hardest['first_try_pass_rate'])} pass "
         f"{hardest['title'] or hardest['class_id']} at the first try, "
         f"{formats.share(hardest['pass_rate'])} in the end."
     )
     shown = [
         {"quiz": row["title"] or row["class_id"], "passed": word, "share": row[name]}
-        for row in rows
+        for row in rows[:MOST_QUIZZES]
         for name, word in (
             ("first_try_pass_rate", "at the first try"),
             ("pass_rate", "in the end"),
         )
     ]
     chart = (
-        _chart(shown, words, height=34 * len(rows) + 90)
+        _chart(shown, words, height=34 * min(len(rows), MOST_QUIZZES) + 90)
         .mark_point(filled=True, size=110, opacity=1)
         .encode(
             y=alt.Y("quiz:N", sort=None, title=None, axis=_NAMES),

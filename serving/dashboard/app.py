@@ -1,5 +1,7 @@
 """What `streamlit run` starts. Every page has an address that can be sent."""
 
+import gc
+
 import streamlit as st
 
 from serving.dashboard.screens import (
@@ -46,6 +48,15 @@ def pages() -> list[st.Page]:
     ]
 
 
+@st.cache_resource(show_spinner=False)
+def _imported() -> None:
+    """Streamlit collects garbage after each page: all that was imported is none, and
+    looking through it takes as long as a small page."""
+    gc.collect()
+    gc.freeze()
+
+
 if __name__ == "__main__":
+    _imported()
     st.set_page_config(page_title="Learning", layout="wide")
     st.navigation(pages()).run()

@@ -1,6 +1,8 @@
 """What every page is made of: its head, its scope, tables, numbers and charts."""
 
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -69,12 +71,14 @@ def _follower(path: Path, now: str) -> Follower:
 @dataclass(frozen=True)
 class Page:
     """A page being drawn: whom it asks, in which zone it says times, which course was
-    chosen (None for all), and where things are."""
+    chosen (None for all), and where things are. Downloads are made when they are asked
+    for, by a reader of the same scope from `asked_later`."""
 
     reader: Reader
     zone: str
     course: str | None
     settings: Settings
+    asked_later: Callable[[], AbstractContextManager[Reader]]
 
     def moment(self, value: Any) -> str:
         return formats.moment(value, self.zone)
@@ -129,10 +133,10 @@ class Page:
         caption: str,
         file: str,
         empty: str,
-        all_rows: Callable[[], Sequence[Row]] | None = None,
+        all_rows: Callable[[Reader], Sequence[Row]] | None = None,
     ) -> None:
-        """The rows, 50 at a time, with a CSV file of all of them; `empty` says what it
-        means that there are none."""
+        """The rows, 50 at a time, with a CSV file of all of them, or of what `all_rows`
+        reads when it is asked for; `empty` says what it means that there are none."""
         if not rows:
             st.info(empty)
             return
@@ -147,7 +151,7 @@ class Page:
             self._more(file, at, len(rows))
         st.download_button(
             "CSV of this table",
-            tables.as_csv(all_rows() if all_rows else rows),
+            self.made_later(all_rows or (lambda _: rows), tables.as_csv),
             f"{file}.csv",
             "text/csv",
             key=f"csv-{file}",
@@ -155,6 +159,17 @@ class Page:
             icon=":material/download:",
             help=caption,
         )
+
+    def made_later(
+        self, read: Callable[[Reader], Any], form: Callable[[Any], str]
+    ) -> Callable[[], str]:
+        """A download's content, made once somebody wants it."""
+
+        def make() -> str:
+            with self.asked_later() as reader:
+                return form(read(reader))
+
+        return make
 
     def _more(self, file: str, at: int, count: int) -> None:
         first, last = at * _ROWS_SHOWN + 1, min((at + 1) * _ROWS_SHOWN, count)
@@ -173,7 +188,7 @@ class Page:
         )
 
     def chart(self, chart: Chart) -> None:
-        st.altair_chart(chart.chart)
+        st.vega_lite_chart(chart.spec)
         st.caption(chart.words)
 
 
@@ -222,14 +237,27 @@ def _draw(draw: Callable[[Page], None], *, has_course: bool) -> None:
         zone = _chosen_zone()
         course = _chosen_course(reader) if has_course else None
         _say_what_is_shown(reader, zone, settings.now)
-        draw(Page(reader.only(course), zone, course, settings))
+        draw(
+            Page(
+                reader.only(course),
+                zone,
+                course,
+                settings,
+                lambda: follower.reader(reader.only(course).scope),
+            )
+        )
     _follow(follower, shown)
+
+
+@functools.cache
+def _zones() -> list[str]:
+    return ["UTC", *sorted(available_timezones() - {"UTC"})]
 
 
 def _chosen_zone() -> str:
     zone = st.sidebar.selectbox(
         "Times in",
-        ["UTC", *sorted(available_timezones() - {"UTC"})],
+        _zones(),
         key="zone",
         bind="query-params",
     )

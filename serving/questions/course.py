@@ -31,13 +31,16 @@ def funnel(reader: Reader, course: str) -> Funnel:
         """,
         course=course,
     )
-    [count] = reader.rows(
-        f"""
-        select count(*) as started from analytics.v_course_progress
-        where course_id = $course and {reader.courses("course_id")}
-        """,
-        course=course,
-    )
+    if steps:
+        count = {"started": steps[0]["reached_count"] + steps[0]["lost_count"]}
+    else:
+        count = reader.row(
+            f"""
+            select count(*) as started from progress.course_activity
+            where course_id = $course and {reader.courses("course_id")}
+            """,
+            course=course,
+        )
     [started] = reader.suppressed([count], ("started",))
     shown = steps if reader.scope.sees_names else without_small_losses(steps)
     return Funnel(started["started"], shown)

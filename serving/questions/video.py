@@ -16,6 +16,21 @@ class Retention:
     cold: list[Row]
 
 
+def classes(reader: Reader) -> list[str]:
+    """The classes with a ping, by course and position."""
+    rows = reader.rows(
+        f"""
+        select watched.class_id
+        from (select distinct class_id from projections.prj_video_watch) as watched
+        left join catalogue.catalogue_class as classes
+            on watched.class_id = classes.class_id
+        where {reader.classes("watched.class_id")}
+        order by classes.course_id nulls last, classes.position, watched.class_id
+        """
+    )
+    return [row["class_id"] for row in rows]
+
+
 def videos(reader: Reader) -> list[Row]:
     """One row for each class with a ping, by course and position."""
     rows = reader.rows(

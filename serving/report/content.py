@@ -13,7 +13,6 @@ from serving.tables import Column
 DAYS = 28
 MOST_ROWS = 200
 MOST_VIDEOS = 12
-MOST_QUIZZES = 30  # in a chart
 
 
 @dataclass(frozen=True)
@@ -275,7 +274,7 @@ def _quizzes(reader: Reader) -> Section:
     known = [row for row in quizzes if row["pass_rate"] is not None]
     return Section(
         "Quizzes",
-        charts=(("quizzes", charts.quiz_rates(known[:MOST_QUIZZES])),) if known else (),
+        charts=(("quizzes", charts.quiz_rates(known)),) if known else (),
         tables=(
             Table(
                 "Hardest first; scores are of each learner's best submission",
@@ -306,7 +305,7 @@ def _help(reader: Reader) -> Section:
     rows = needs_help.at_risk(reader)
     return Section(
         title,
-        (needs_help.in_words(rows),) if rows else (),
+        (needs_help.summary(reader).in_words(),) if rows else (),
         tables=(
             Table(
                 "Learners with most reasons first, then who has waited longest",

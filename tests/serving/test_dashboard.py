@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from orchestration.snapshot import snapshot
-from serving import formats
+from serving import formats, tables
 from serving.access import Scope
+from serving.questions import learner, needs_help
 from serving.questions.events import Selection, events
 from serving.reader import Reader
 from tests.support.browser import Page, chromium
@@ -237,7 +239,6 @@ def dashboard(
 
 def _wait_for_port(port: int) -> None:
     import socket
-    import time
 
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -273,6 +274,49 @@ def test_a_number_is_clicked_and_its_events_are_there(dashboard: Dashboard) -> N
     assert ".ndjson" in text
     dashboard.open("learner", user=ODD)
     assert ODD in dashboard.text()
+
+
+@pytest.mark.parametrize(
+    ("page", "query", "button", "file"),
+    [
+        ("needs_help", {}, "CSV of this table", "needs-help.csv"),
+        ("learner", {"user": ODD}, "The whole record as CSV", "learner.csv"),
+        ("learner", {"user": ODD}, "The whole record as JSON", "learner.json"),
+    ],
+)
+def test_a_file_is_made_when_it_is_asked_for_and_has_everything(
+    dashboard: Dashboard,
+    reader: Reader,
+    tmp_path: Path,
+    page: str,
+    query: dict[str, str],
+    button: str,
+    file: str,
+) -> None:
+    browser = dashboard.browser
+    browser.command(
+        "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path)
+    )
+    dashboard.open(page, **query)
+    found = (
+        "[...document.querySelectorAll('[data-testid=stDownloadButton] button')]"
+        f".find(b => b.textContent.includes({json.dumps(button)}))"
+    )
+    browser.wait_until(f"!!{found}")
+    browser.run(f"{found}.click()")
+    target = tmp_path / file
+    deadline = time.monotonic() + 60
+    while not target.exists():
+        assert time.monotonic() < deadline, list(tmp_path.iterdir())
+        time.sleep(0.05)
+    rows = needs_help.at_risk(reader)
+    record = learner.record(reader, ODD)
+    made = {
+        "needs-help.csv": lambda: tables.as_csv(rows),
+        "learner.csv": lambda: tables.as_csv(learner.record_rows(record)),
+        "learner.json": lambda: tables.as_json(record),
+    }
+    assert target.read_text("utf-8") == made[file]()
 
 
 # What the README shows; `make pictures` takes them anew.

@@ -320,6 +320,42 @@ def test_a_chart_says_in_words_what_it_shows(reader: Reader) -> None:
     assert drawn.chart.to_dict()["description"] == drawn.words
 
 
+def test_every_chart_keeps_the_schema_of_vega_lite(reader: Reader) -> None:
+    """A page draws them unchecked."""
+    funnel = course.funnel(reader, COURSE)
+    learner_id = "learner-0016"
+    days = {"day": "event_date", "kind": "event_type", "count": "event_count"}
+    made = {
+        "daily": charts.daily(overview.daily_events(reader), **days, noun="events"),
+        "active_learners": charts.active_learners(overview.daily_learners(reader)),
+        "funnel": charts.funnel(funnel.steps, funnel.started),
+        "retention": charts.retention(video.retention(reader, f"{COURSE}/joins").bins),
+        "tenths": charts.tenths(video.coverage(reader, f"{COURSE}/joins"), what="a"),
+        "quiz_rates": charts.quiz_rates(quiz.difficulty(reader)),
+        "coverage_strips": charts.coverage_strips(learner.videos(reader, learner_id)),
+        "timeline": charts.timeline(learner.daily(reader, learner_id)),
+    }
+    assert made.keys() == {
+        name
+        for name, function in vars(charts).items()
+        if getattr(function, "__annotations__", {}).get("return") is charts.Chart
+    }
+    for chart in made.values():
+        checked = chart.chart.to_dict()
+        del checked["config"]
+        assert chart.spec == checked
+        assert chart.spec["description"] == chart.words
+
+
+def test_a_chart_of_many_quizzes_draws_the_hardest(reader: Reader) -> None:
+    [hardest, *_] = quiz.difficulty(reader)
+    rows = [{**hardest, "title": f"quiz {number}"} for number in range(500)]
+    drawn = charts.quiz_rates(rows)
+    assert "500 quizzes, hardest first, the first 30 drawn" in drawn.words
+    [values] = drawn.spec["datasets"].values()
+    assert {row["quiz"] for row in values} == {f"quiz {n}" for n in range(30)}
+
+
 def test_a_snapshot_without_names_has_no_learners_id_in_any_byte(
     demo: Demo, reader: Reader, tmp_path: Path
 ) -> None:
@@ -395,15 +431,27 @@ def test_the_notebook_answers_its_three_questions(demo: Demo) -> None:
     assert set(answers["evidence"]["event_id"]) == named != set()
 
 
-def test_who_needs_help_is_counted_by_learner_and_told_in_words() -> None:
-    rows = [
-        {"user_id": "u1", "course_id": "k1", "reason": "inactive"},
-        {"user_id": "u1", "course_id": "k2", "reason": "inactive"},
-        {"user_id": "u1", "course_id": "k1", "reason": "failing_quiz"},
-        {"user_id": "u2", "course_id": "k1", "reason": "inactive"},
-    ]
-    assert needs_help.in_words(rows) == (
-        "2 learners need help. "
-        "2: Inactive: started, not completed, no event for days; "
+@pytest.mark.parametrize("reason", [None, "inactive", "failing_quiz"])
+@pytest.mark.parametrize("course_id", [None, COURSE, "no-such-course"])
+def test_who_needs_help_is_counted_by_learner(
+    reader: Reader, reason: str | None, course_id: str | None
+) -> None:
+    chosen = reader.only(course_id)
+    rows = needs_help.at_risk(chosen, reason)
+    found = needs_help.summary(chosen, reason)
+    assert found.row_count == len(rows)
+    assert found.learner_count == len({row["user_id"] for row in rows})
+    assert found.by_reason == {
+        each: len({row["user_id"] for row in rows if row["reason"] == each})
+        for each in {row["reason"] for row in rows}
+    }
+    assert needs_help.at_risk(chosen, reason, limit=2) == rows[:2]
+
+
+def test_who_needs_help_is_told_in_words() -> None:
+    by_reason = {"failing_quiz": 1, "inactive": 2000}
+    assert needs_help.Summary(2500, 2000, by_reason).in_words() == (
+        "2,000 learners need help. "
+        "2,000: Inactive: started, not completed, no event for days; "
         "1: Failing a quiz: many submissions, none passed."
     )

@@ -115,7 +115,10 @@ def chromium(profile: Path) -> Iterator[Page]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        with connect(_address_of_page(profile), max_size=None) as connection:
+        # A busy machine answers late: it is not gone.
+        with connect(
+            _address_of_page(profile), max_size=None, ping_interval=None
+        ) as connection:
             page = Page(connection)
             page.command("Page.enable")
             page.command("Network.enable")

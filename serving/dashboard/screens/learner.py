@@ -1,12 +1,14 @@
 """For instructors and support: everything of one learner."""
 
+from typing import Any
+
 import streamlit as st
 
 from serving import charts, formats, tables
 from serving.dashboard.view import Page, drawn
 from serving.questions import learner, needs_help
 from serving.questions.why import register_at
-from serving.reader import Row
+from serving.reader import Reader, Row
 from serving.tables import Column
 
 
@@ -17,17 +19,18 @@ def show(page: Page) -> None:
     if not user:
         st.write("Type an id, or a part of it.")
         return
-    found = learner.found(page.reader, user)
-    if user not in found and not learner.steps(page.reader, user):
-        for each in found:
-            page.lead(each, page.address("learner", user=each))
-        if not found:
-            st.info(f"No learner's id contains {user!r}.")
+    steps = learner.steps(page.reader, user)
+    if steps:
+        _show(page, user, steps)
         return
-    _show(page, user)
+    found = learner.found(page.reader, user)
+    for each in found:
+        page.lead(each, page.address("learner", user=each))
+    if not found:
+        st.info(f"No learner's id contains {user!r}.")
 
 
-def _show(page: Page, user: str) -> None:
+def _show(page: Page, user: str, steps: list[Row]) -> None:
     reader = page.reader
     st.header(f"Learner {_plain(user)}")
     for risk in learner.risks(reader, user):
@@ -72,7 +75,6 @@ def _show(page: Page, user: str) -> None:
         file="courses",
         empty="The learner has started no course of today's catalogue.",
     )
-    steps = learner.steps(reader, user)
     touched = {row["class_id"] for row in steps if row["video_completed"] is not None}
 
     def any_events(row: Row) -> str | None:
@@ -130,17 +132,20 @@ def _show(page: Page, user: str) -> None:
         st.header("Timeline")
         page.chart(charts.timeline(days))
     st.header("The whole record")
-    record = learner.record(reader, user)
+
+    def record(reader: Reader) -> dict[str, Any]:
+        return learner.record(reader, user)
+
     st.download_button(
         "The whole record as JSON",
-        tables.as_json(record),
+        page.made_later(record, tables.as_json),
         "learner.json",
         "application/json",
         on_click="ignore",
     )
     st.download_button(
         "The whole record as CSV",
-        tables.as_csv(learner.record_rows(record)),
+        page.made_later(record, lambda made: tables.as_csv(learner.record_rows(made))),
         "learner.csv",
         "text/csv",
         on_click="ignore",

@@ -7,20 +7,29 @@ from serving.dashboard.view import Page, drawn
 from serving.questions import needs_help
 from serving.tables import Column
 
+_AT_MOST = 1000
+
 
 @drawn("Needs help")
 def show(page: Page) -> None:
-    rows = needs_help.at_risk(page.reader)
+    summary = needs_help.summary(page.reader)
     reason = st.selectbox(
         "Reason",
-        sorted({row["reason"] for row in rows}),
+        sorted(summary.by_reason),
         index=None,
         placeholder="Every reason",
         key="reason",
         bind="query-params",
     )
-    chosen = [row for row in rows if reason in (None, row["reason"])]
-    st.write(needs_help.in_words(chosen) if chosen else "")
+    if reason:
+        summary = needs_help.summary(page.reader, reason)
+    if summary.row_count:
+        st.write(summary.in_words())
+    if summary.row_count > _AT_MOST:
+        st.write(
+            f"The first {_AT_MOST:,} of {summary.row_count:,} rows are here; the CSV "
+            "file has all."
+        )
     page.table(
         (
             Column("user_id", "learner", formats.text, page.learner),
@@ -38,8 +47,9 @@ def show(page: Page) -> None:
                 ),
             ),
         ),
-        chosen,
+        needs_help.at_risk(page.reader, reason, limit=_AT_MOST),
         caption="Learners with most reasons first, then who has waited longest",
         file="needs-help",
         empty="Nobody needs help in this scope.",
+        all_rows=lambda reader: needs_help.at_risk(reader, reason),
     )

@@ -11,10 +11,9 @@ from serving.tables import Column
 
 @drawn("Video")
 def show(page: Page) -> None:
-    videos = video.videos(page.reader)
     class_id = st.selectbox(
         "Video",
-        [row["class_id"] for row in videos],
+        video.classes(page.reader),
         index=None,
         placeholder="All videos",
         key="class_id",
@@ -23,10 +22,10 @@ def show(page: Page) -> None:
     if class_id:
         _one(page, class_id)
     else:
-        _all(page, videos)
+        _all(page)
 
 
-def _all(page: Page, videos: list[Row]) -> None:
+def _all(page: Page) -> None:
     def pings(row: Row) -> str | None:
         return page.events(class_id=row["class_id"], type="VIDEO_PING")
 
@@ -59,7 +58,7 @@ def _all(page: Page, videos: list[Row]) -> None:
             ),
             Column("ping_count", "pings", formats.number, pings),
         ),
-        videos,
+        video.videos(page.reader),
         caption="Every video with a viewer",
         file="videos",
         empty="No video in this course was watched yet.",
