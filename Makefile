@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-import dev pictures architecture check audit sbom lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-pages bench-import dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -97,6 +97,9 @@ bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p9
 
 bench-api: $(STAMP)  ## Load on the read API: at least 1,000 requests/s, p99 under 50 ms
 	@python -m benchmarks.load_api --at-least 1000 --p99-ms 50
+
+bench-pages: $(STAMP)  ## Open the dashboard's pages on 50 million events (half an hour and 15 GB at first, kept)
+	@python -m benchmarks.load_pages --events 50M
 
 # A learning record store, in an environment of its own: dbt and it want other versions
 # of click.

@@ -35,6 +35,12 @@ DBT_PROJECT = PROJECT / "dbt_project"
 # Larger histories are repeated less often, and landed slice by slice.
 LARGE = 20_000_000
 
+# The state of learning analytics, and what is made of it.
+ANALYTICS = (
+    *("prj_video_watch+", "prj_quiz_attempt+", "prj_active_day+"),
+    *("prj_streak+", "prj_badge_award+", "path:models/analytics"),
+)
+
 GROUPS = ("land", "rebuild", "delta", "sql", "shell", "dagster")
 
 
@@ -104,7 +110,13 @@ MEASURES = (
     Measure(
         "refresh_sql",
         "refresh, the SQL alone",
-        "hand-written merge in one script",
+        "hand-written merge in one script, without learning analytics",
+        bar=1.5,
+    ),
+    Measure(
+        "analytics",
+        "derive and test the new events",
+        "the same without learning analytics",
         bar=1.5,
     ),
     Measure("refresh_shell", "`warehouse refresh`", "`dbt ls`", bar=2, bar_large=3),
@@ -118,7 +130,7 @@ MEASURES = (
     Measure(
         "rebuild",
         "`warehouse rebuild`",
-        "one script that computes the same tables",
+        "one script that computes its tables, without learning analytics",
         bar=1.5,
         peak_mb=4000,
     ),
@@ -356,6 +368,7 @@ class Bench:
                 landed.append(self._land_delta(folder, warehouse, deltas[2 * number]))
                 if number == 0 and "sql" in self.options.groups:
                     self._measure_sql(folder, warehouse, events)
+                    self._measure_analytics(folder, warehouse, events)
                 if not {"shell", "dagster"} & set(self.options.groups):
                     continue
                 refresh = self._refresh(warehouse)
@@ -534,6 +547,20 @@ class Bench:
                 notes=_rows(tables),
             )
         )
+
+    def _measure_analytics(self, folder: Path, warehouse: Path, events: int) -> None:
+        """On copies, too: with the state and the tests of learning analytics, and
+        without them."""
+        copy = folder / "copy" / "warehouse.duckdb"
+        pairs = []
+        for _ in self._repetitions("analytics", events):
+            self._copy(warehouse, copy)
+            whole = self._child("derive", warehouse=str(copy))
+            self._copy(warehouse, copy)
+            without = self._child("derive", warehouse=str(copy), without=ANALYTICS)
+            pairs.append(Pair(_inside(whole), _inside(without)))
+        shutil.rmtree(copy.parent)
+        self._add(Result("analytics", events, tuple(pairs)))
 
     def _measure_growth(self) -> None:
         if len(self.options.histories) < 2:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -156,6 +156,20 @@ class Statement:
     sql: str
     has_values: bool
     seconds: float
+
+
+def derive(warehouse: str, without: Sequence[str] = ()) -> Answer:
+    """What a refresh derives and tests, perhaps without what dbt selects so."""
+    from orchestration.derive import dbt_runner
+
+    left_out = dbt_runner._NOT_IN_A_REFRESH  # noqa: SLF001
+    dbt_runner._NOT_IN_A_REFRESH = (*left_out, *without)  # noqa: SLF001
+    answer: Answer = {}
+    with _clock(answer):
+        derivation = dbt_runner.derive(Path(warehouse))
+    if not derivation.succeeded:
+        raise RuntimeError(str(derivation.failures))
+    return answer | {"nodes": [node.name for node in derivation.nodes]}
 
 
 def capture(warehouse: str, statements: str) -> Answer:
@@ -389,7 +403,7 @@ TASKS: dict[str, Callable[..., Answer]] = {
     task.__name__: task
     for task in (
         *(generate, split, land, naive, read_gzip, read_gzip_in_python, hash_file),
-        *(place, capture, replay, merge_delta, rebuild, compare, keep_tables),
+        *(place, derive, capture, replay, merge_delta, rebuild, compare, keep_tables),
         *(dagster_job, profile_command),
     )
 }

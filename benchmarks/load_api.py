@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import duckdb
 
-from benchmarks.service import running
+from benchmarks.service import cpu_seconds, peak_mb, running
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,6 @@ async def ask(
     began = time.perf_counter()
     await asyncio.gather(*(connection(seed) for seed in range(connections)))
     return Result(time.perf_counter() - began, tuple(latencies), wrong)
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_mb(pid: int) -> float:
-    [line] = [
-        line
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    ]
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
