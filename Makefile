@@ -98,7 +98,7 @@ bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p9
 bench-api: $(STAMP)  ## Load on the read API: at least 1,000 requests/s, p99 under 50 ms
 	@python -m benchmarks.load_api --at-least 1000 --p99-ms 50
 
-bench-pages: $(STAMP)  ## Open the dashboard's pages on 50 million events (half an hour and 15 GB at first, kept)
+bench-pages: $(STAMP)  ## Open the dashboard's pages on 50 million events (makes the history first, which takes long and is kept)
 	@python -m benchmarks.load_pages --events 50M
 
 # A learning record store, in an environment of its own: dbt and it want other versions

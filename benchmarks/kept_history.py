@@ -2,9 +2,8 @@
 
     python -m benchmarks.kept_history --events 50M
 
-makes it in data/bench/50M (50 million events: half an hour, 15 GB); what is there is
-taken as it is, and one that was broken off goes on with the next slice. Delete the
-folder to make it anew, after a change of what is derived, say.
+makes it in data/bench/50M, which takes long; what is there is taken as it is, and one
+that was broken off goes on with the next slice. Delete the folder to make it anew.
 """
 
 import argparse
