@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-pages bench-import dev pictures architecture check audit sbom lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-latency bench-pages bench-import dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -100,6 +100,8 @@ bench-api: $(STAMP)  ## Load on the read API: at least 1,000 requests/s, p99 und
 
 bench-pages: $(STAMP)  ## Open the dashboard's pages on 50 million events (makes the history first, which takes long and is kept)
 	@python -m benchmarks.load_pages --events 50M
+bench-latency: $(STAMP)  ## From a POST until a reader sees it: median 15 s, p95 30 s; under 3 % of a core at rest (45 minutes)
+	@python -m benchmarks.latency --median-sec 15 --p95-sec 30 --idle-percent 3
 
 # A learning record store, in an environment of its own: dbt and it want other versions
 # of click.

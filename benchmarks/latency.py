@@ -115,6 +115,11 @@ class Reader:
                     self.seconds.append(now - posted)
 
 
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    # A killed run's own children may write to the last.
+    return tempfile.TemporaryDirectory(prefix="lms-", ignore_cleanup_errors=True)
+
+
 @contextlib.contextmanager
 def dagster(environment: Mapping[str, str], folder: Path) -> Iterator[list[int]]:
     """Dagster's daemon and web server as the units start them; their process ids."""
@@ -144,17 +149,22 @@ def dagster(environment: Mapping[str, str], folder: Path) -> Iterator[list[int]]
                 time.sleep(20)
         yield [process.pid for process in processes]
     finally:
+        below = processes_below([process.pid for process in processes])
         for process in processes:
             process.terminate()
         for process in processes:
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        for pid in below:  # a run that is under way outlives them
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def cpu_seconds(roots: list[int]) -> float:
-    """User and system time of these processes and all below them, ended ones too."""
+def processes_below(roots: list[int]) -> dict[int, float]:
+    """These processes and all below them, with the CPU seconds of each, and of what
+    ended below it."""
     parents, used = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -165,7 +175,11 @@ def cpu_seconds(roots: list[int]) -> float:
     mine = set(roots)
     while more := {p for p, parent in parents.items() if parent in mine} - mine:
         mine |= more
-    return sum(used.get(pid, 0.0) for pid in mine)
+    return {pid: used[pid] for pid in mine if pid in used}
+
+
+def cpu_seconds(roots: list[int]) -> float:
+    return sum(processes_below(roots).values())
 
 
 def main() -> None:
@@ -180,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     bounds: list[tuple[float, float | None]] = []
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lms-")))
+        folder = Path(stack.enter_context(scratch()))
         warehouse = folder / "warehouse.duckdb"
         environment = {
             **os.environ,
