@@ -76,14 +76,19 @@ class History(RuleBasedStateMachine):
     # --- what lands
 
     def _take(self, lines: Iterable[bytes]) -> None:
-        """What the reference makes of lines, less those of erased learners."""
-        kept = []
+        """What the reference makes of lines, less those of erased learners.
+
+        A conflict can be retried, as what an earlier loader refused: once the learner
+        is erased whose event came first, it is new.
+        """
         for line in lines:
             alone: dict[str, reference.Accepted] = {}
             reference.classify([line], RECEIVED_AT, alone)
-            if not any(one.event.user_id in self.erased for one in alone.values()):
-                kept.append(line)
-        reference.classify(kept, RECEIVED_AT, self.known)
+            if any(one.event.user_id in self.erased for one in alone.values()):
+                continue
+            for outcome in reference.classify([line], RECEIVED_AT, self.known):
+                if outcome.kind == "conflict":
+                    self.refused.append(line)
 
     def _events(self, seed: int, count: int) -> list[Json]:
         random = Random(seed)
@@ -165,8 +170,8 @@ class History(RuleBasedStateMachine):
     def retry(self) -> None:
         self._next()
         dead_letters.retry(self.warehouse.path, now=RECEIVED_AT)
-        self._take(self.refused)
-        self.refused = []
+        refused, self.refused = self.refused, []
+        self._take(refused)
         self.is_derived = False
 
     # --- learners and rules
