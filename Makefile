@@ -100,6 +100,7 @@ bench-api: $(STAMP)  ## Load on the read API: at least 1,000 requests/s, p99 und
 
 bench-pages: $(STAMP)  ## Open the dashboard's pages on 50 million events (makes the history first, which takes long and is kept)
 	@python -m benchmarks.load_pages --events 50M
+
 bench-latency: $(STAMP)  ## From a POST until a reader sees it: median 15 s, p95 30 s; under 3 % of a core at rest (45 minutes)
 	@python -m benchmarks.latency --median-sec 15 --p95-sec 30 --idle-percent 3
 

@@ -193,6 +193,8 @@ def main() -> None:
     parser.add_argument("--idle-percent", type=float, help="of one core, at most")
     options = parser.parse_args()
     bounds: list[tuple[float, float | None]] = []
+    # Stopped, it stops what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(scratch()))
         warehouse = folder / "warehouse.duckdb"
