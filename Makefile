@@ -89,7 +89,7 @@ programs:  ## Install what tests need beside Python, where it is missing
 	fi
 
 # `make torture PARTS="power log" SEED=7 TIMES=20`: some parts, the same again, for a night.
-torture: $(STAMP) programs  ## Try to break the promises: faults, power cuts, damage, random histories (half an hour)
+torture: $(STAMP) programs  ## Try to break the promises: faults, power cuts, damage, random histories (long)
 	@python -m tests.support.torture $(PARTS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(TIMES),--times $(TIMES))
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms

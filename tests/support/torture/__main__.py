@@ -19,7 +19,7 @@ from tests.support.torture.tally import Tally
 
 @dataclass(frozen=True)
 class Part:
-    """One row of the table; `count` is how much of it fits into half an hour of all."""
+    """One row of the table; `count` is how much of it a plain `make torture` does."""
 
     name: str
     count: int
