@@ -41,6 +41,9 @@ CANARY = "canary-7f3a"
 LATER = datetime(2026, 4, 1)
 
 
+Rows = dict[str, list[tuple[Any, ...]]]
+
+
 class Site:
     """A warehouse, the files that were landed, and the folder of its backups."""
 
@@ -71,7 +74,7 @@ class Site:
         assert restored.broken_loads == ()
         return restored
 
-    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+    def rows(self) -> Rows:
         """Every row of what is not derived; how long a load took may differ."""
         with open_for_reading(self.path) as connection:
             names = connection.execute(
@@ -210,10 +213,17 @@ def test_what_was_landed_after_the_backup_is_landed_again_as_it_was_then(
     assert site.rows() == before
 
 
+def without_outbox(rows: Rows) -> Rows:
+    """What is left where the outbox is not restored, and not even empty."""
+    raw = {name: found for name, found in rows.items() if "raw." in name}
+    format_rows = [row for row in raw["raw.format"] if "outbox" not in row]
+    return {**raw, "raw.format": format_rows}
+
+
 def test_landing_again_gives_what_was_there_with_its_times_and_in_its_order(
     site: Site,
 ) -> None:
-    before = {name: rows for name, rows in site.rows().items() if "raw." in name}
+    before = without_outbox(site.rows())
     times = site.warehouse.rows("select distinct effective_from from raw.catalogue")
     assert len(times) == 2
     site.lose()
@@ -466,7 +476,7 @@ def test_what_was_published_and_what_came_since_give_what_was_there(
     dead_letters.discard(site.path, by="ana", why="junk", now=RECEIVED_AT)
     publish_without_dbt(site.warehouse)
     site.warehouse.land([ping("since"), b"{{"], received_at=LATER)
-    before = {name: rows for name, rows in site.rows().items() if "raw." in name}
+    before = without_outbox(site.rows())
     site.lose()
 
     restored = site.restore("published")
