@@ -181,18 +181,21 @@ def _append(path: Path, lines: Sequence[_Line]) -> None:
         return
     is_new = not path.exists()
     content = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(path, flags, FILE_MODE)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            content = b"\n" + content  # a killed process left half a line
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # A buffered file writes all of it or raises; `os.write` may write a part.
+    with open(path, "a+b", opener=_private) as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                content = b"\n" + content  # a killed process left half a line
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     if is_new:
         sync_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
 
 
 def _lines(path: Path) -> Iterator[_Line]:
@@ -210,7 +213,7 @@ def _last_load(path: Path) -> Load | None:
     """The last load of the warehouse that is there now."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         size = path.stat().st_size
-        for start in {max(0, size - _TAIL_BYTES), 0}:
+        for start in (max(0, size - _TAIL_BYTES), 0):
             file.seek(start)
             for line in reversed(list(_decoded(file))):
                 if isinstance(line, Load):

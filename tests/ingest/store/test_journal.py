@@ -1,5 +1,9 @@
 """The journal has every load, whatever became of the process that made it."""
 
+import resource
+
+import pytest
+
 from ingest.store import journal
 from tests.support.builders import RECEIVED_AT, Class, Warehouse, ping
 
@@ -42,3 +46,24 @@ def test_with_another_warehouse_in_its_place_loads_begin_anew(
 
     [load] = journal.read(warehouse.path).loads
     assert load.file.endswith("events-4.ndjson")
+
+
+def test_a_line_that_the_disk_takes_in_part_is_an_error_and_no_line(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e1")])
+    size = journal.file_of(warehouse.path).stat().st_size
+    backup = journal.Backup(folder="/backups", number=1, load_id=1, made_at=RECEIVED_AT)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            journal.note_backup(warehouse.path, backup)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert journal.read(warehouse.path).backups == ()
+
+    journal.note_backup(warehouse.path, backup)
+
+    assert journal.read(warehouse.path).backups == (backup,)
+    assert [each.load_id for each in journal.read(warehouse.path).loads] == [1]
