@@ -93,6 +93,33 @@ def test_a_file_of_an_earlier_format_becomes_what_a_new_one_is_and_keeps_its_row
     assert warehouse.land([ping("e1")]).conflict == 1
 
 
+def test_a_file_of_the_first_layout_gets_what_it_lacks(tmp_path: Path) -> None:
+    warehouse = unpacked("c7192f6-format1.duckdb.gz", tmp_path)
+    with duckdb.connect(str(warehouse.path)) as connection:
+        connection.execute(
+            """
+            drop table raw.retried_letter;
+            drop table raw.discarded_letter;
+            drop table raw.set_aside_event;
+            drop table raw.tombstone;
+            alter table raw.load drop column erased;
+            alter table raw.load drop column file_mtime_ns;
+            """
+        )
+    (tmp_path / "new").mkdir()
+    new = Warehouse(tmp_path / "new")
+    new.land([ping("e1")])
+    with open_for_reading(new.path) as connection:
+        expected = columns(connection, "raw")
+
+    assert warehouse.land([ping("first"), ping("first"), b"{"]).accepted == 1
+
+    with open_for_reading(warehouse.path) as connection:
+        found = columns(connection, "raw")
+        assert {each[:3] for each in found} == {each[:3] for each in expected}
+        assert conservation.broken_loads(connection) == []
+
+
 def tables(path: Path) -> set[str]:
     with duckdb.connect(str(path), read_only=True) as connection:
         found = connection.execute("select sql from duckdb_tables()").fetchall()
