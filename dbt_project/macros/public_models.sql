@@ -88,9 +88,12 @@ next load: no "now" is in them. In `bookkeeping.published_table`.
             if node.config.meta.get('published_as') == 'table' %}
             {% do found.append("('" ~ node.schema ~ "', '" ~ node.alias ~ "')") %}
         {% endfor %}
-        create or replace table bookkeeping.published_table as
-        select * from (values {{ found | sort | join(', ') }})
-        as tables (schema_name, table_name)
+        create or replace table bookkeeping.published_table (
+            schema_name varchar, table_name varchar
+        );
+        {% if found %}
+        insert into bookkeeping.published_table values {{ found | sort | join(', ') }}
+        {% endif %}
     {% endif %}
 {% endmacro %}
 

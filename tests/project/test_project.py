@@ -127,6 +127,31 @@ def test_a_public_model_says_its_key_and_what_counts_learners(
         assert set(meta.get("learner_counts", ())) <= set(node["columns"])
 
 
+def test_what_a_snapshot_has_as_a_table_does_not_change_with_time(
+    manifest: dict[str, Any],
+) -> None:
+    nodes = manifest["nodes"]
+
+    def read_by(unique_id: str) -> set[str]:
+        above = nodes.get(unique_id, {}).get("depends_on", {}).get("nodes", ())
+        return {unique_id}.union(*map(read_by, above))
+
+    tables = [
+        unique_id
+        for unique_id, node in nodes.items()
+        if node["config"]["meta"].get("published_as") == "table"
+    ]
+    assert "model.lms_warehouse.v_orphan_signal" in tables
+    for table in tables:
+        with_time = [
+            each
+            for each in read_by(table)
+            if "macro.lms_warehouse.now"
+            in nodes.get(each, {}).get("depends_on", {}).get("macros", ())
+        ]
+        assert with_time == [], f"{table} would stand still: {with_time}"
+
+
 def test_dbts_own_unit_tests_pass(dbt: None, tmp_path: Path) -> None:
     from ingest.store.database import open_for_writing
     from orchestration.derive.dbt_runner import derive, unit_test
