@@ -1,7 +1,7 @@
 """Making a warehouse again: from a backup, from what was published, or from the files
 that were landed.
 
-    plan     what there is to take, and what cannot be had any more: nothing is written
+    plan     what there is to take, and what cannot be had any more
     base     the tables of the backup or of the snapshot, into a new file
     loads    what was landed since, again, in the order and with the times of then
     erased   whoever has a tombstone, in any place that has one, is deleted
@@ -101,7 +101,8 @@ def plan(
     number: int | None = None,
     replace: bool = False,
 ) -> Plan:
-    """Looks at what there is, and compares a backup's bytes; writes nothing.
+    """Looks at what there is, and compares a backup's bytes. Writes nothing but, to
+    `replace` a warehouse, what the journal lacks of it.
 
     Raises `WarehouseError` where nothing can be restored from there, or a warehouse is
     in its place and it may not `replace` it.

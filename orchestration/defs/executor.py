@@ -35,6 +35,7 @@ def _alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     path.parent.mkdir(exist_ok=True)
     with files.lock(path):
         yield
+        # Left where the run raised: the next one looks whether it kept a place.
         path.unlink(missing_ok=True)
 
 

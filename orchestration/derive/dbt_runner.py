@@ -170,8 +170,7 @@ def _derive(
     views_unchanged = False
     with database.open_for_writing(warehouse_path) as connection:
         bookkeeping.carry_over(connection)
-    if everything:
-        with database.open_for_writing(warehouse_path) as connection:
+        if everything:
             if rebuild:
                 bookkeeping.forget_checks(connection)
             elif if_needed and bookkeeping.is_up_to_date(connection, edition):

@@ -37,14 +37,10 @@ from serving import published
 _SNAPSHOT_BEHIND = timedelta(hours=1)
 _FILE_WAITS = timedelta(hours=1)
 _SPOOL_WAITS = timedelta(minutes=30)
-_RUN_AGE = {
-    "backup": timedelta(days=2),
-    "reconcile": timedelta(days=2),
-    "check": timedelta(days=2),
-}
+_RUN_AGE = {"reconcile": timedelta(days=2), "check": timedelta(days=2)}
+_BACKUP_AGE = timedelta(days=2)
 _CLOCK = timedelta(minutes=2)
 
-# Set beside ours by whom we start, or by the tests.
 _PINNED = ("duckdb", "dbt-core", "dbt-duckdb", "dagster")
 
 
@@ -422,7 +418,7 @@ def _backups(settings: Settings) -> Iterator[Finding]:
         wrong = [first_line(error)]
     for line in wrong:
         yield problem("backup", line, "make it reachable, or `warehouse backup` again")
-    if age > _RUN_AGE["backup"]:
+    if age > _BACKUP_AGE:
         yield problem(
             "backup",
             f"the newest is {shown(age)} old ({folder}, number {newest.number})",
@@ -442,7 +438,7 @@ def _last_runs(settings: Settings) -> Iterator[Finding]:
                 f"the last one, {shown(age)} ago, {run.outcome}",
                 f"`warehouse {_COMMANDS[kind]}` says more",
             )
-        elif age > _RUN_AGE.get(kind, timedelta.max) and kind != "backup":
+        elif age > _RUN_AGE.get(kind, timedelta.max):
             yield problem(
                 kind,
                 f"the last one is {shown(age)} old",
