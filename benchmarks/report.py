@@ -1,21 +1,42 @@
-"""Writes docs/performance.md and docs/performance.svg from the benchmark's results.
+"""Writes docs/performance.md and its plots from the benchmark's results.
 
     python -m benchmarks.report data/bench/results.json docs
+    python -m benchmarks.report data/bench/huge.json docs --page growth
 
-Text outside the markers of the page is kept: what a miss is due to is said there.
+Text outside the markers of the page is kept: what a miss is due to is said there. What
+each measure is made of is long, and has a page of its own, performance-profiles.md.
 """
 
 import json
+from enum import StrEnum
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
+import altair as alt
 import typer
+import vl_convert
 
 Json = dict[str, Any]
 
-BEGIN = "<!-- results: written by benchmarks/report.py -->"
-END = "<!-- end of results -->"
+
+class Page(StrEnum):
+    """The part of the page that is written: what stands between its two markers."""
+
+    RESULTS = "results"
+    GROWTH = "growth"
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self}: written by benchmarks/report.py -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- end of {self} -->"
+
+
+# What is drawn over the number of events.
+GROWING = ("refresh_shell", "refresh_sql", "land_delta")
 
 PAGE = f"""# Performance
 
@@ -29,7 +50,6 @@ pairs. Other work on the machine moves seconds; it moves both of a pair.
 
 - Landing, hashing, reading and the SQL alone are measured around the call, in a process
   of their own: starting Python is in neither. Commands are measured as whole processes.
-- The gzip is read by pyarrow, as landing does, and what it gives is thrown away.
 - "The SQL alone" is all that dbt sends for the models in a real refresh, metadata
   queries included, sent again by one process without dbt to a copy of the warehouse.
   The script beside it must leave tables that are equal row for row.
@@ -41,27 +61,57 @@ pairs. Other work on the machine moves seconds; it moves both of a pair.
 
 ![Ratio of each measure to its bar](performance.svg)
 
-{BEGIN}
-{END}
+What each is made of: [performance-profiles.md](performance-profiles.md).
+
+{Page.RESULTS.begin}
+{Page.RESULTS.end}
+
+## Growth
+
+{Page.GROWTH.begin}
+{Page.GROWTH.end}
+"""
+
+PROFILES = """# What each measure is made of
+
+Written by `make bench-full` beside [performance.md](performance.md): where the seconds
+of a measure go, in the order of the table there.
 """
 
 
-def write(results: Path, docs: Path) -> None:
-    """Writes both files; of a page that is there, only what is between the markers."""
+def write(results: Path, docs: Path, page: Page = Page.RESULTS) -> None:
+    """Writes one part of the page, and the files that belong to it."""
     found = json.loads(results.read_text())
-    page = docs / "performance.md"
-    text = page.read_text() if page.exists() else PAGE
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{tables(found)}\n{END}{after}")
-    (docs / "performance.svg").write_text(plot(found))
+    path = docs / "performance.md"
+    text = path.read_text() if path.exists() else PAGE
+    if page is Page.GROWTH:
+        content = growth_table(found)
+        (docs / "performance-growth.svg").write_text(growth_plot(found))
+    else:
+        content = table(found)
+        (docs / "performance.svg").write_text(plot(found))
+        (docs / "performance-profiles.md").write_text(f"{PROFILES}\n{profiles(found)}")
+    before, rest = text.split(page.begin)
+    after = rest.split(page.end)[1]
+    path.write_text(f"{before}{page.begin}\n\n{content}\n{page.end}{after}")
 
 
-def tables(found: Json) -> str:
-    """The page's generated part, as Markdown."""
+def table(found: Json) -> str:
+    """The results, as Markdown."""
+    lines = [
+        *_measured(found),
+        "| measure | events | CPU s, wall s | floor | CPU s, wall s | peak | ratio "
+        "(wall) | bar | |",
+        "|---|--:|--:|---|--:|--:|--:|--:|---|",
+        *(_row(result) for result in found["results"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(found: Json) -> list[str]:
     on = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
     sizes = ", ".join(f"{size:,}" for size in found["sizes"])
-    lines = [
+    return [
         f"Measured {found['at'][:10]} with {sizes} events and {found['new_events']:,} "
         f"new ones, in {found['seconds'] / 60:.0f} minutes, on: {on}.",
         "",
@@ -70,14 +120,12 @@ def tables(found: Json) -> str:
             if found["finished"]
             else ("**This run broke off: it is not whole.**", "")
         ),
-        "| measure | events | CPU s, wall s | floor | CPU s, wall s | peak | ratio "
-        "(wall) | bar | |",
-        "|---|--:|--:|---|--:|--:|--:|--:|---|",
-        *(_row(result) for result in found["results"]),
-        "",
-        "What each is made of, or has changed:",
-        "",
     ]
+
+
+def profiles(found: Json) -> str:
+    """What each measure is made of, or has changed, as Markdown."""
+    lines = _measured(found)
     for result in found["results"]:
         missed = [name for name, met in result["conditions"].items() if not met]
         title = f"**{result['product']['is']}, {_short(result['events'])}**"
@@ -90,6 +138,59 @@ def tables(found: Json) -> str:
             )
             lines.append(f"  - {name}: {parts}")
     return "\n".join(lines) + "\n"
+
+
+def _growing(found: Json) -> list[Json]:
+    return [
+        {
+            "what": result["product"]["is"].replace("`", ""),
+            "events": result["events"],
+            "seconds": result["product"]["cpu"],
+            "peak_mb": result["product"]["peak_mb"],
+        }
+        for result in found["results"]
+        if result["name"] in GROWING
+    ]
+
+
+def growth_table(found: Json) -> str:
+    """What new events cost on each history, and times the history before it."""
+    lines = [
+        *_measured(found),
+        "| what | events | CPU s | times the history before | peak |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    before: dict[str, float] = {}
+    for each in sorted(
+        _growing(found), key=lambda each: (each["what"], each["events"])
+    ):
+        earlier = before.get(each["what"])
+        times = "" if earlier is None else f"{each['seconds'] / earlier:.2f}"
+        before[each["what"]] = each["seconds"]
+        lines.append(
+            f"| {each['what']} | {_short(each['events'])} | {each['seconds']:.2f} "
+            f"| {times} | {each['peak_mb']:,.0f} MB |"
+        )
+    lines += ["", "![CPU seconds over the number of events](performance-growth.svg)"]
+    return "\n".join(lines) + "\n"
+
+
+def growth_plot(found: Json) -> str:
+    """An SVG: CPU seconds of each over the number of events."""
+    chart = (
+        alt.Chart(alt.Data(values=_growing(found)))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("events:Q", title="events in the history").scale(type="log"),
+            y=alt.Y("seconds:Q", title="CPU seconds for the new events"),
+            color=alt.Color("what:N", title=None).legend(orient="top"),
+        )
+        .properties(
+            width=560, height=260, background="white", title="Cost over the history"
+        )
+    )
+    svg: str = vl_convert.vegalite_to_svg(chart.to_dict())
+    return svg
 
 
 def _row(result: Json) -> str:
@@ -229,9 +330,10 @@ def plot(found: Json) -> str:
 def main(
     results: Annotated[Path, typer.Argument(help="The results, as JSON.")],
     docs: Annotated[Path, typer.Argument(help="The folder of the page.")],
+    page: Annotated[Page, typer.Option(help="Which part of it.")] = Page.RESULTS,
 ) -> None:
-    """Writes the page and its plot."""
-    write(results, docs)
+    """Writes a part of the page, and its plot."""
+    write(results, docs, page)
 
 
 if __name__ == "__main__":

@@ -80,12 +80,54 @@ def test_the_page_keeps_what_was_written_by_hand(
     text = page.read_text()
     assert text.endswith("\nThe reason of a miss.\n")
     assert text.count("| land a dirty file into an empty warehouse |") == 1
+    profiles = (tmp_path / "performance-profiles.md").read_text()
+    assert profiles.count("**land a dirty file into an empty warehouse, 2 k**") == 1
     plot = ElementTree.fromstring((tmp_path / "performance.svg").read_text())
     labels = " ".join(element.text or "" for element in plot.iter())
     assert all(
         result["product"]["is"].replace("`", "") in labels
         for result in measured["results"]
     )
+
+
+def test_growth_is_what_new_events_cost_on_each_history(tmp_path: Path) -> None:
+    measured = [(10_000_000, 4.0), (50_000_000, 5.0), (200_000_000, 6.0)]
+    found = {
+        "at": "2026-01-01T00:00:00",
+        "sizes": [events for events, _ in measured],
+        "new_events": 100_000,
+        "seconds": 60,
+        "finished": True,
+        "machine": {"cores": "2"},
+        "results": [
+            {
+                "name": "refresh_shell",
+                "events": events,
+                "product": {"is": "`refresh`", "cpu": cpu, "peak_mb": 300},
+            }
+            for events, cpu in measured
+        ],
+    }
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(found))
+    report.write(results, tmp_path, report.Page.GROWTH)
+    rows = [
+        line.split("|")[2:5]
+        for line in (tmp_path / "performance.md").read_text().splitlines()
+        if line.startswith("| refresh |")
+    ]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["10 M", "4.00", ""],
+        ["50 M", "5.00", "1.25"],
+        ["200 M", "6.00", "1.20"],
+    ]
+    plot = ElementTree.fromstring((tmp_path / "performance-growth.svg").read_text())
+    marks = [
+        mark.get("aria-label", "")
+        for mark in plot.iter()
+        if mark.get("aria-roledescription") == "point"
+    ]
+    assert len(marks) == 3
 
 
 @pytest.mark.slow
