@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LRS := .venv-lrs
 SUPPLY := .venv-supply-chain
+PEERS := .venv-peers
 STAMP := $(VENV)/.made-from-the-lock
 
 export LMS_WAREHOUSE ?= $(CURDIR)/data/warehouse.duckdb
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-latency bench-pages bench-import dev pictures architecture check audit sbom lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-latency bench-pages bench-import bench-peers bench-huge dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -123,6 +124,18 @@ bench: $(STAMP)  ## Measure with 1 and 10 million events against hand-written fl
 bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md (up to 40 minutes)
 	@python -m benchmarks.bench --sizes 1M,10M,50M --docs docs
 
+bench-huge: $(STAMP)  ## A refresh on 10, 50 and 200 million events, into docs/performance.md (hours, 60 GB of disk)
+	@python -m benchmarks.bench --sizes 1M,10M,50M,200M --repeat-large 1 --only rebuild,delta,sql,shell --results data/bench/huge.json --docs docs --page growth
+
+# What others use for the same, in an environment of its own; Spark needs Java, too.
+$(PEERS)/.made-from-the-lock: benchmarks/requirements-peers.txt
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
+
+bench-peers: $(STAMP) $(PEERS)/.made-from-the-lock  ## The same lines with pandas, Polars, DuckDB alone, dlt and Spark; dbt's look-back beside ours
+	@python -m benchmarks.peers --python $(PEERS)/bin/python
+
 architecture: $(STAMP)  ## Draw the picture of docs/architecture.md from the code
 	@python -m tests.support.architecture
 
@@ -152,7 +165,8 @@ lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-supply-chain.txt tests/requirements-supply-chain.in
+	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file benchmarks/requirements-peers.txt benchmarks/requirements-peers.in
 	@uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-oldest-reader.txt tests/requirements-oldest-reader.in
 
 clean:  ## Remove the environment and what was built; keeps data/
-	@rm -rf $(VENV) $(LRS) $(SUPPLY) sbom.cdx.json .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
+	@rm -rf $(VENV) $(LRS) $(SUPPLY) $(PEERS) sbom.cdx.json .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target

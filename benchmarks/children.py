@@ -156,6 +156,7 @@ class Statement:
     sql: str
     has_values: bool
     seconds: float
+    cpu: float
 
 
 def derive(warehouse: str, without: Sequence[str] = ()) -> Answer:
@@ -185,6 +186,47 @@ def capture(warehouse: str, statements: str) -> Answer:
     return {"statements": len(sent)}
 
 
+def derive_model(warehouse: str, model: str) -> Answer:
+    """`cpu` is of the SQL that dbt sends for this one model, brought up to date."""
+    from orchestration.derive.dbt_runner import derive
+
+    answer: Answer = {}
+    with _cost_of_models(answer):
+        derivation = derive(Path(warehouse), select=[model])
+    if not derivation.succeeded:
+        raise RuntimeError(str(derivation.failures))
+    return answer
+
+
+def derive_stock(look_back_hours: int) -> Answer:
+    """The same of benchmarks/stock_incremental, in `$STOCK_DATABASE`."""
+    from dbt.cli.main import dbtRunner
+
+    project = str(Path(__file__).with_name("stock_incremental"))
+    answer: Answer = {}
+    with _cost_of_models(answer):
+        ended = dbtRunner().invoke(
+            [
+                *("--quiet", "--log-level-file", "none", "run"),
+                *("--project-dir", project, "--profiles-dir", project),
+                *("--vars", json.dumps({"look_back_hours": look_back_hours})),
+            ]
+        )
+    if not ended.success:
+        raise RuntimeError(str(ended.exception or ended.result))
+    return answer
+
+
+@contextlib.contextmanager
+def _cost_of_models(answer: Answer) -> Iterator[None]:
+    sent: list[Statement] = []
+    with _watched_sql(sent.append):
+        yield
+    of_models = [each for each in sent if each.resource_type == "model"]
+    answer["cpu"] = sum(each.cpu for each in of_models)
+    answer["wall"] = sum(each.seconds for each in of_models)
+
+
 @contextlib.contextmanager
 def _watched_sql(note: Callable[[Statement], None]) -> Iterator[None]:
     from dbt.adapters.duckdb.environments import local
@@ -209,7 +251,7 @@ def _watched_sql(note: Callable[[Statement], None]) -> Iterator[None]:
 
         def _noted(self, sql: str, bindings: Any, call: Callable[[], Any]) -> Any:
             info = get_node_info()
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             try:
                 return call()
             finally:
@@ -221,6 +263,7 @@ def _watched_sql(note: Callable[[Statement], None]) -> Iterator[None]:
                         sql=sql,
                         has_values=bindings is not None,
                         seconds=time.perf_counter() - started,
+                        cpu=time.process_time() - cpu,
                     )
                 )
 
@@ -404,7 +447,7 @@ TASKS: dict[str, Callable[..., Answer]] = {
     for task in (
         *(generate, split, land, naive, read_gzip, read_gzip_in_python, hash_file),
         *(place, derive, capture, replay, merge_delta, rebuild, compare, keep_tables),
-        *(dagster_job, profile_command),
+        *(dagster_job, profile_command, derive_model, derive_stock),
     )
 }
 
