@@ -387,10 +387,13 @@ def _make_events(connection: duckdb.DuckDBPyConnection, info: SnapshotInfo) -> N
 
 def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     """A view names tables and views without their database: the new one's, then. Each
-    is made after those that it reads, an order that DuckDB does not keep."""
-    made = leftovers.of_project(connection, LIVE, "view_name")
-    to_make = _views(connection, LIVE, f"{made} and not {_is_table(connection)}")
-    if _views(connection, NEW, f"not {_NOT_DERIVED}") == to_make:
+    is made after those that it reads, an order that DuckDB does not keep.
+
+    What they were made from is kept in the snapshot: DuckDB prints some of them
+    otherwise after it has read what it printed (`CROSS JOIN`, `TIMESTAMP_US`).
+    """
+    to_make = _sources_of_views(connection)
+    if _made_from(connection) == to_make:
         return
     connection.execute(f"use {NEW}")
     for schema, view in connection.execute(
@@ -398,28 +401,45 @@ def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
         f"where database_name = '{NEW}' and not {_NOT_DERIVED} and not internal"
     ).fetchall():
         connection.execute(f'drop view "{schema}"."{view}"')
-    while to_make:
+    waiting = to_make
+    while waiting:
         left = []
-        for sql in to_make:
+        for sql in waiting:
             try:
                 connection.execute(sql)
             except duckdb.CatalogException as error:
                 left.append(sql)
                 reason = error
-        if len(left) == len(to_make):
+        if len(left) == len(waiting):
             raise reason
-        to_make = left
+        waiting = left
     connection.execute("use memory")
+    connection.execute(
+        f"create or replace table {NEW}.published.view_source as "
+        "select unnest($1::varchar[]) as sql",
+        [to_make],
+    )
 
 
-def _views(
-    connection: duckdb.DuckDBPyConnection, database: str, chosen: str
-) -> list[str]:
+def _sources_of_views(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """How the warehouse makes the views that a snapshot has, sorted."""
+    made = leftovers.of_project(connection, LIVE, "view_name")
     found = connection.execute(
         "select sql from duckdb_views() where database_name = $1 and not internal "
-        f"and {chosen} order by sql",
-        [database],
+        f"and {made} and not {_is_table(connection)} order by sql",
+        [LIVE],
     ).fetchall()
+    return [sql for (sql,) in found]
+
+
+def _made_from(connection: duckdb.DuckDBPyConnection) -> list[str] | None:
+    """The same of the views that the new snapshot has from the one before."""
+    try:
+        found = connection.execute(
+            f"select sql from {NEW}.published.view_source order by sql"
+        ).fetchall()
+    except duckdb.CatalogException:
+        return None  # it has none yet, or an earlier version made it
     return [sql for (sql,) in found]
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -229,6 +229,52 @@ def test_a_snapshot_that_takes_the_changes_is_as_one_that_is_written_whole(
     warehouse.land([ping("last", user="u1")])
     refreshed(warehouse)
     assert is_as_the_warehouse(warehouse) == 0
+
+
+class Recorded:
+    """A connection that notes what it is asked."""
+
+    asked: list[str]
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self.asked = []
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        self.asked.append(sql.lower())
+        return self._connection.execute(sql, *values)
+
+
+def test_views_that_nobody_edited_are_taken_from_the_snapshot_before(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = snapshot_content._finish  # noqa: SLF001
+    recorded: list[Recorded] = []
+
+    def noting(connection: duckdb.DuckDBPyConnection) -> None:
+        recorded.append(Recorded(connection))
+        finish(cast(duckdb.DuckDBPyConnection, recorded[-1]))
+
+    def made_views() -> set[str]:
+        """Every view that the last publication made or commented."""
+        return {
+            sql.split()[2 if sql.startswith("create view") else 3]
+            for sql in recorded[-1].asked
+            if sql.startswith(("create view", "comment on view"))
+        }
+
+    monkeypatch.setattr(snapshot_content, "_finish", noting)
+    warehouse.land([ping("e1", position=95)])
+    refreshed(warehouse)
+    assert len(made_views()) > 20
+    warehouse.land([ping("e2", position=99, user="u2")])
+    refreshed(warehouse)
+    assert made_views() == {'"_new_"."raw"."lms_event"'}
+
+    edited = "create or replace view analytics.v_kpi as select 1 as another"
+    warehouse.execute(f"{edited}; update bookkeeping.watermark set consumed_at = now()")
+    assert snapshot.publish(warehouse.path).is_new
+    assert published(warehouse, "from analytics.v_kpi") == [(1,)]
 
 
 def test_an_event_that_is_gone_from_raw_leaves_an_orphan_in_the_next_snapshot(
