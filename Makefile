@@ -72,9 +72,9 @@ test-fast: $(STAMP)  ## Pass the tests without dbt, Dagster, a browser and rando
 test-slow: $(STAMP) programs  ## Kill every command at 50 random instants each, and try new random examples (long; before a release)
 	@pytest --timeout 7200 --hypothesis-profile random -m "(slow or hypothesis) and not lrs" tests
 
-# A program, and the package of Debian that has it: Chromium, Node.js, and what mounts the
-# disk that fails on purpose.
-PROGRAMS := chromium=chromium node=nodejs fusermount3=fuse3
+# A program, and the package of Debian that has it: Chromium, Node.js, what mounts the disk
+# that fails on purpose, and what lets a clock jump.
+PROGRAMS := chromium=chromium node=nodejs fusermount3=fuse3 faketime=faketime
 
 programs:  ## Install what tests need beside Python, where it is missing
 	@missing=; for program in $(PROGRAMS); do \

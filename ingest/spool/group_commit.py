@@ -184,6 +184,9 @@ class GroupCommit:
                 self._move_to_landing()
         if self._file:
             self._file.close()
+        elif self._error:
+            # What was refused before is no file that stays, unless one does.
+            self._try(self._recover)
 
     def _commit(self, group: list[_Put]) -> None:
         data = b"".join(put.data for put in group)
@@ -210,13 +213,21 @@ class GroupCommit:
 
     def _move_to_landing(self) -> None:
         assert self._file
+        file = self._file
+        if self._try(lambda: file.move_to_landing(self._landing)):
+            self._file = None
+        else:
+            time.sleep(0.2)  # then the file is due still
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Whether the disk lets it be done; the state says so."""
         try:
-            self._file.move_to_landing(self._landing)
+            action()
         except OSError as error:
             self._note(error)
-            time.sleep(0.2)  # then the file is due still
-        else:
-            self._file = None
+            return False
+        self._note(None)
+        return True
 
     def _recover(self) -> None:
         for left_behind in sorted(self._spool.glob(f"*{UNFINISHED}")):

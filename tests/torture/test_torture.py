@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.disk import Disk, Fault, mounted
-from tests.support.torture import damage, disk_faults, histories, spool_faults
+from tests.support.torture import damage, disk_faults, histories, load, spool_faults
 from tests.support.torture.tally import Tally
 
 
@@ -133,3 +133,8 @@ def test_a_history_of_everything_that_happens_is_what_the_reference_says(
     dbt: None,
 ) -> None:
     assert_held(histories.histories(1, 24, steps=12), 12)
+
+
+@pytest.mark.long
+def test_a_collector_under_load_loses_nothing_acknowledged() -> None:
+    assert_held(load.load(seed=1, count=16), 1000)

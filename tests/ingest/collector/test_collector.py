@@ -31,6 +31,7 @@ from ingest.collector.request_body import LARGEST_BODY_BYTES
 from ingest.errors import WarehouseError
 from ingest.landing import zone
 from ingest.settings import Settings
+from ingest.spool.writer import SpoolError
 from orchestration.cli import app
 from tests.support.builders import Json, Warehouse, event, ping, quiz, without
 from tests.support.collecting import (
@@ -567,6 +568,36 @@ def test_a_disk_that_refuses_is_503_until_it_takes_again(
     assert collector.call("GET", "/ready").status == 200
     assert collector.post(ping("e3")).status == 200
     assert [line["event_id"] for line in collector.lines()] == ["e1", "e3"]
+
+
+@pytest.mark.parametrize("refused", [("fsync",), ("fsync", "ftruncate")])
+def test_a_stop_after_a_full_disk_says_nothing_of_files_that_do_not_stay(
+    collector: Collecting, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]
+) -> None:
+    def refuse(*_arguments: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert collector.post(ping("e1")).status == 200
+    with monkeypatch.context() as patch:
+        for name in refused:
+            patch.setattr(os, name, refuse)
+        assert collector.post(ping("e2")).status == 503
+    collector.spool.close()
+    assert list(collector.settings.spool.iterdir()) == []
+    assert [line["event_id"] for line in collector.lines()][:1] == ["e1"]
+
+
+def test_a_stop_on_a_disk_that_refuses_says_that_the_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, _target: Path) -> None:
+        raise OSError(28, "No space left on device", str(self))
+
+    expected = re.escape("the last file stays there (No space left on device)")
+    with pytest.raises(SpoolError, match=expected), collecting(tmp_path) as collector:
+        assert collector.post(ping("e1")).status == 200
+        monkeypatch.setattr(Path, "rename", refuse)
+    assert [path.suffix for path in collector.settings.spool.iterdir()] == [".part"]
 
 
 def test_a_disk_that_hangs_is_503(

@@ -32,6 +32,7 @@ def parts() -> list[Part]:
         disk_faults,
         histories,
         kills,
+        load,
         spool_faults,
     )
 
@@ -48,6 +49,7 @@ def parts() -> list[Part]:
         Part("power-derive", 8, lambda s, n: disk_faults.power(s, n, dear)),
         Part("log", 10_000, damage.log),
         Part("files", 150, damage.files),
+        Part("load", 60, load.load),
         Part("kills", 10, kills.kills),
         Part("histories", 2_000, histories.histories),
     ]
