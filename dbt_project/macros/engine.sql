@@ -98,6 +98,22 @@ slow. -#}
     list_transform({{ column }}, lambda each: each['{{ field }}'])
 {%- endmacro %}
 
+{#- The digits that a JSON text has for a number of one of these names; the double that was
+    read from it tells it from others. NULL where a decimal does not hold them: 9 digits
+    before the point and 27 after it. -#}
+{% macro number_in_json(text, names, number) -%}
+    try_cast(
+        list_filter(
+            regexp_extract_all(
+                {{ text }},
+                '"(?:{{ names | join("|") }})"\s*:\s*(-?[0-9]{1,9}(?:[.][0-9]{1,27})?)[,}\s]',
+                1
+            ),
+            lambda sent: try_cast(sent as double) = {{ number }}
+        )[1] as decimal(36, 27)
+    )
+{%- endmacro %}
+
 {#- As dbt-duckdb has it, for a path with an apostrophe too. -#}
 {% macro duckdb__load_csv_rows(model, agate_table) %}
     {%- set path = adapter.get_seed_file_path(model) | replace("'", "''") -%}

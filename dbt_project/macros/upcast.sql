@@ -16,3 +16,10 @@
     {%- endfor %} end as {{ column }},
     {%- endfor -%}
 {%- endmacro %}
+
+{#- The decimal that was sent for a column's number, in whatever version. -#}
+{% macro sent_decimal(event_type, column, line) -%}
+    {{ number_in_json(
+        line, event_contracts()[event_type].columns[column].values() | unique | list, column
+    ) }}
+{%- endmacro %}

@@ -258,7 +258,28 @@ def decode_json(text: str, make_object: type) -> Any:
         object_pairs_hook=make_object,
         parse_constant=reject_constant,
         parse_int=parse_integer,
+        parse_float=SentNumber,
     )
+
+
+class SentNumber(float):
+    """A double that keeps the digits that it was read from."""
+
+    digits: str
+
+    def __new__(cls, digits: str) -> "SentNumber":
+        number = super().__new__(cls, digits)
+        number.digits = digits
+        return number
+
+
+def sent_decimal(number: float) -> Fraction:
+    """The decimal that was sent. Decision: with more than 9 digits before the point or
+    27 after it, or with an exponent, it is the one that the double prints as."""
+    digits = number.digits if isinstance(number, SentNumber) else str(number)
+    if re.fullmatch(r"-?[0-9]{1,9}([.][0-9]{1,27})?", digits):
+        return Fraction(digits)
+    return Fraction(repr(float(number)))
 
 
 def reject_constant(name: str) -> NoReturn:
@@ -489,6 +510,8 @@ class Ping:
     occurred_at: datetime
     position_sec: float
     duration_sec: float
+    sent_position_sec: Fraction
+    sent_duration_sec: Fraction
 
 
 @dataclass(frozen=True)
@@ -531,6 +554,8 @@ def as_ping(event: Event) -> Ping:
         occurred_at=event.occurred_at,
         position_sec=float(event.payload[position_name]),
         duration_sec=float(event.payload[duration_name]),
+        sent_position_sec=sent_decimal(event.payload[position_name]),
+        sent_duration_sec=sent_decimal(event.payload[duration_name]),
     )
 
 
@@ -548,11 +573,10 @@ def as_submission(event: Event) -> Submission:
 def is_completing(ping: Ping, completion_threshold: Decimal) -> bool:
     """Section "Projections": `position >= 90 % of its own duration`, before rounding.
 
-    Decision: the numbers are the decimals that the doubles print as, compared exactly.
+    The numbers are the decimals that were sent.
     """
-    position = Fraction(repr(ping.position_sec))
-    duration = Fraction(repr(ping.duration_sec))
-    return position >= Fraction(completion_threshold) * duration
+    edge = Fraction(completion_threshold) * ping.sent_duration_sec
+    return ping.sent_position_sec >= edge
 
 
 def video_progress(

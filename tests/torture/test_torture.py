@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.disk import Disk, Fault, mounted
-from tests.support.torture import damage, disk_faults, histories, load, spool_faults
+from tests.support.torture import (
+    clocks,
+    damage,
+    disk_faults,
+    histories,
+    load,
+    spool_faults,
+)
 from tests.support.torture.tally import Tally
 
 
@@ -102,6 +109,13 @@ def test_a_log_that_is_cut_or_flipped_leaves_what_was_committed_first() -> None:
 
 def test_a_cut_or_flipped_file_is_refused_or_adds_up() -> None:
     assert_held(damage.files(seed=1, count=2), 12)
+
+
+@pytest.mark.long
+def test_odd_moments_and_edges_are_what_the_reference_says(dbt: None) -> None:
+    tally = clocks.clocks(seed=1, count=400)
+    assert_held(tally, 400)
+    assert tally.refused
 
 
 @pytest.mark.long

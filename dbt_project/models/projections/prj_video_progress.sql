@@ -13,27 +13,7 @@ judged as (
 
     select
         *,
-        -- Exact: the two numbers are compared as the decimals that were sent, because
-        -- 0.9 * 60.07 is not 54.063 in binary. Far from the edge that is not needed.
-        case
-            when
-                position_sec
-                > duration_sec * ({{ var('completion_threshold') }} + 1e-9)
-                then true
-            when
-                position_sec
-                < duration_sec * ({{ var('completion_threshold') }} - 1e-9)
-                then false
-            else coalesce(
-                -- NULL where the product has more digits than a decimal holds.
-                try(
-                    cast(cast(position_sec as varchar) as decimal(35, 20))
-                    >= {{ var('completion_threshold') }}
-                    * cast(cast(duration_sec as varchar) as decimal(35, 20))
-                ),
-                position_sec >= duration_sec * {{ var('completion_threshold') }}
-            )
-        end as is_completing
+        {{ is_completing() | indent(8) }} as is_completing
     from pings
 
 ),

@@ -22,7 +22,8 @@ final as (
         time_bucket(interval 15 minute, occurred_at) as quarter_hour,
         payload,
         received_at,
-        load_id
+        load_id,
+        line
     from events
 
 )

@@ -10,7 +10,7 @@ events as (
 
 ),
 
-final as (
+upcast as (
 
     select
         event_id,
@@ -19,8 +19,28 @@ final as (
         {{ payload_columns('VIDEO_PING') | indent(8) }}
         occurred_at,
         received_at,
-        load_id
+        load_id,
+        line
     from events
+
+),
+
+final as (
+
+    select
+        event_id,
+        user_id,
+        class_id,
+        video_id,
+        position_sec,
+        duration_sec,
+        playback_rate,
+        session_id,
+        occurred_at,
+        received_at,
+        load_id,
+        case when {{ is_at_completion_edge() }} then line end as line_at_edge
+    from upcast
 
 )
 

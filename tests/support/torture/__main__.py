@@ -28,6 +28,7 @@ class Part:
 
 def parts() -> list[Part]:
     from tests.support.torture import (
+        clocks,
         damage,
         disk_faults,
         histories,
@@ -49,6 +50,7 @@ def parts() -> list[Part]:
         Part("power-derive", 8, lambda s, n: disk_faults.power(s, n, dear)),
         Part("log", 10_000, damage.log),
         Part("files", 150, damage.files),
+        Part("clocks", 4_000, clocks.clocks),
         Part("load", 60, load.load),
         Part("kills", 10, kills.kills),
         Part("histories", 2_000, histories.histories),
