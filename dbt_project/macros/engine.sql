@@ -50,7 +50,33 @@
 
 {#- The whole numbers from `first` to `last`, both included, each a row. -#}
 {% macro each_number(first, last) -%}
-    unnest(range({{ first }}, {{ last }} + 1))
+    {{ each_member(numbers(first, last)) }}
+{%- endmacro %}
+
+{#- The same as an array. -#}
+{% macro numbers(first, last) -%}
+    range({{ first }}, {{ last }} + 1)
+{%- endmacro %}
+
+{#- An array of these values, as they stand. -#}
+{% macro array(values) -%}
+    [{{ values | join(', ') }}]
+{%- endmacro %}
+
+{#- An aggregate: a group's values that are not NULL as an array, in any order. -#}
+{% macro array_of(value) -%}
+    list({{ value }}) filter (where {{ value }} is not null)
+{%- endmacro %}
+
+{#- How often each value is in an array: structs of both, in the order of the values. -#}
+{% macro counts_of_members(column, value, count) -%}
+    list_transform(
+        map_entries(list_aggregate({{ column }}, 'histogram')),
+        lambda each: {{ struct({
+            value: 'each.key',
+            count: 'cast(each.value as integer)',
+        }) }}
+    )
 {%- endmacro %}
 
 {#- The members of an array, each a row. -#}

@@ -41,40 +41,83 @@ placed as (
 
 ),
 
+passed as (
+
+    select
+        *,
+        -- One row for each bin; a ping without a duration passes none.
+        {{ each_member(
+            'case when duration_sec is null then ' ~ array(['null'])
+            ~ ' else ' ~ numbers('greatest(last_bin - bins_before, 0)', 'last_bin')
+            ~ ' end'
+        ) }} as bin
+    from placed
+
+),
+
+-- In one pass, each bin as a number of the array: read twice, the pings of a large
+-- history are held in memory.
+new_parts as (
+
+    select
+        user_id,
+        class_id,
+        {{ array_of('bin') }} as bins,
+        max({{ moment('occurred_at', 'event_id') }}) as last_ping,
+        max(
+            {{ struct({
+                'occurred_at': 'occurred_at',
+                'event_id': 'event_id',
+                'duration_sec': 'duration_sec',
+            }) }}
+        ) filter (where duration_sec is not null) as duration,
+        max(load_id) as load_id
+    from passed
+    group by user_id, class_id
+
+),
+
+{% if starts_over() %}
+joined as (
+
+    select
+        user_id,
+        class_id,
+        last_ping,
+        duration,
+        {{ counts_of_members('bins', 'bin', 'ping_count') }} as watched_bins,
+        load_id
+    from new_parts
+
+),
+{% else %}
+-- The state of the classes that have new pings, folded with them.
+known_parts as (
+
+    select * from {{ this }}
+    where
+        (user_id, class_id) in (
+            select
+                new_parts.user_id,
+                new_parts.class_id
+            from new_parts
+        )
+
+),
+
 bins as (
 
     select
         user_id,
         class_id,
-        {{ each_number('greatest(last_bin - bins_before, 0)', 'last_bin') }} as bin,
-        1 as ping_count
-    from placed
-    where duration_sec is not null
-
-    {% if not starts_over() %}
+        {{ each_member(counts_of_members('bins', 'bin', 'ping_count')) }} as watched
+    from new_parts
     union all
-
-    -- The state of the classes that have new pings, folded with them.
     select
         user_id,
         class_id,
-        watched.bin,
-        watched.ping_count
-    from (
-        select
-            user_id,
-            class_id,
-            {{ each_member('watched_bins') }} as watched
-        from {{ this }}
-        where
-            (user_id, class_id) in (
-                select
-                    pings.user_id,
-                    pings.class_id
-                from pings
-            )
-    ) as known
-    {% endif %}
+        {{ each_member('watched_bins') }} as watched
+    from known_parts
 
 ),
 
@@ -83,10 +126,10 @@ counted as (
     select
         user_id,
         class_id,
-        bin,
-        cast(sum(ping_count) as integer) as ping_count
+        watched.bin,
+        cast(sum(watched.ping_count) as integer) as ping_count
     from bins
-    group by user_id, class_id, bin
+    group by user_id, class_id, watched.bin
 
 ),
 
@@ -107,35 +150,26 @@ latest as (
     select
         user_id,
         class_id,
-        occurred_at as last_ping_at,
-        event_id as last_ping_event_id,
-        case when duration_sec is not null then occurred_at end as duration_at,
-        case when duration_sec is not null then event_id end as duration_event_id,
-        duration_sec,
+        last_ping,
+        duration,
         load_id
-    from pings
-
-    {% if not starts_over() %}
+    from new_parts
     union all
-
     select
         user_id,
         class_id,
-        last_ping_at,
-        last_ping_event_id,
-        duration_at,
-        duration_event_id,
-        duration_sec,
+        {{ moment('last_ping_at', 'last_ping_event_id') }} as last_ping,
+        case
+            when duration_sec is not null
+                then
+                    {{ struct({
+                        'occurred_at': 'duration_at',
+                        'event_id': 'duration_event_id',
+                        'duration_sec': 'duration_sec',
+                    }) }}
+        end as duration,
         load_id
-    from {{ this }}
-    where
-        (user_id, class_id) in (
-            select
-                pings.user_id,
-                pings.class_id
-            from pings
-        )
-    {% endif %}
+    from known_parts
 
 ),
 
@@ -144,14 +178,8 @@ folded as (
     select
         user_id,
         class_id,
-        max({{ moment('last_ping_at', 'last_ping_event_id') }}) as last_ping,
-        max(
-            {{ struct({
-                'occurred_at': 'duration_at',
-                'event_id': 'duration_event_id',
-                'duration_sec': 'duration_sec',
-            }) }}
-        ) filter (where duration_sec is not null) as duration,
+        max(last_ping) as last_ping,
+        max(duration) as duration,
         max(load_id) as load_id
     from latest
     group by user_id, class_id
@@ -172,6 +200,7 @@ joined as (
         on folded.user_id = watched.user_id and folded.class_id = watched.class_id
 
 ),
+{% endif %}
 
 measured as (
 

@@ -87,7 +87,7 @@ class Run:
             return True
         return (
             self.code == 1
-            and re.search(r"^error: .+", self.errors, re.MULTILINE) is not None
+            and re.search(r"^(error|failed): .+", self.errors, re.MULTILINE) is not None
             and "Traceback" not in self.errors
         )
 
