@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LRS := .venv-lrs
 SUPPLY := .venv-supply-chain
+MUTATION := .venv-mutation
 PEERS := .venv-peers
 STAMP := $(VENV)/.made-from-the-lock
 
@@ -20,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture bench bench-full bench-collector bench-api bench-latency bench-pages bench-import bench-peers bench-huge dev pictures architecture check audit sbom lock clean
+.PHONY: help demo dashboard test test-long test-fast test-slow test-lrs programs torture mutation bench bench-full bench-collector bench-api bench-latency bench-pages bench-import bench-peers bench-huge dev pictures architecture check audit sbom lock clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -92,6 +93,16 @@ programs:  ## Install what tests need beside Python, where it is missing
 # `make torture PARTS="power log" SEED=7 TIMES=20`: some parts, the same again, for a night.
 torture: $(STAMP) programs  ## Try to break the promises: faults, power cuts, damage, random histories (long)
 	@python -m tests.support.torture $(PARTS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(TIMES),--times $(TIMES))
+
+# What changes Python code, in an environment of its own; the tests run in ours.
+$(MUTATION)/.made-from-the-lock: tests/requirements-mutation.txt
+	@$(PYTHON) -m venv --clear $(MUTATION)
+	@$(MUTATION)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
+
+# `make mutation HALVES=sql SEED=1 COUNT=60`: the same again; COUNT=0 is all, for a night.
+mutation: $(STAMP) $(MUTATION)/.made-from-the-lock  ## Change one rule at a time and see whether a test fails (an hour; before a release)
+	@python -m tests.support.mutation $(HALVES) --cosmic-ray $(MUTATION)/bin/python $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms
 	@python -m benchmarks.load_collector --at-least 5000 --p99-ms 100
@@ -165,8 +176,9 @@ lock: $(STAMP)  ## Resolve the dependencies again into the two lock files
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-lrs.txt tests/requirements-lrs.in
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-supply-chain.txt tests/requirements-supply-chain.in
+	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-mutation.txt tests/requirements-mutation.in
 	@uv pip compile --quiet --upgrade --strip-extras --no-header --no-emit-index-url --generate-hashes --output-file benchmarks/requirements-peers.txt benchmarks/requirements-peers.in
 	@uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --output-file tests/requirements-oldest-reader.txt tests/requirements-oldest-reader.in
 
 clean:  ## Remove the environment and what was built; keeps data/
-	@rm -rf $(VENV) $(LRS) $(SUPPLY) $(PEERS) sbom.cdx.json .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
+	@rm -rf $(VENV) $(LRS) $(SUPPLY) $(MUTATION) $(PEERS) sbom.cdx.json .oldest-reader .pytest_cache .ruff_cache .mypy_cache .hypothesis dbt_project/target
