@@ -135,7 +135,7 @@ bench: $(STAMP)  ## Measure with 1 and 10 million events against hand-written fl
 bench-full: $(STAMP)  ## The same with 50 million, too, into docs/performance.md (up to 40 minutes)
 	@python -m benchmarks.bench --sizes 1M,10M,50M --docs docs
 
-bench-huge: $(STAMP)  ## A refresh on 10, 50 and 200 million events, into docs/performance.md (hours, 60 GB of disk)
+bench-huge: $(STAMP)  ## A refresh on 10, 50 and 200 million events, into docs/performance.md (long; before a release)
 	@python -m benchmarks.bench --sizes 1M,10M,50M,200M --repeat-large 1 --only rebuild,delta,sql,shell --results data/bench/huge.json --docs docs --page growth
 
 # What others use for the same, in an environment of its own; Spark needs Java, too.
