@@ -109,11 +109,15 @@ def outcomes(warehouse: Warehouse, contract: Contract) -> Json:
     }
 
 
+# A column of a staging model that is no field of a contract.
+LINE = "line_at_edge"
+
+
 def columns(row: Json) -> Json:
     return {
         name: value
         for name, value in row.items()
-        if value is not None and name != "event_id"
+        if value is not None and name not in {"event_id", LINE}
     }
 
 
