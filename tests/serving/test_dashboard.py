@@ -364,7 +364,7 @@ def test_the_keyboard_reaches_choice_links_and_download_in_this_order(
         "table.rows a",
         "[data-testid=stDownloadButton]",
     ):
-        browser.wait_until(f"document.querySelector('{awaited}')")
+        browser.wait_until(f"!!document.querySelector('{awaited}')")
     reached: list[str] = []
     for _ in range(60):
         browser.press("Tab")
