@@ -43,8 +43,9 @@ _PAYLOAD = (
 )
 _HASHED = ("user_id", "signal_id", "event_id")
 _VIEWS_KEPT = ("staging", "catalogue")
-# What only the next publication needs.
-_LEFT_OUT = ("published", "view_source")
+# The others are for the next publication and for a restore; why a letter was discarded
+# may name a learner.
+_PUBLISHED = ("snapshot",)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def _write(connection: duckdb.DuckDBPyConnection, time_zone: str) -> int:
     for (schema, table, is_view), chosen in relations.items():
         if is_view and schema in _VIEWS_KEPT:
             continue
-        if (schema, table) == _LEFT_OUT or (schema == "raw" and table not in _RAW):
+        if schema == "raw" and table not in _RAW:
+            continue
+        if schema == "published" and table not in _PUBLISHED:
             continue
         what = _RAW[table] if schema == "raw" else ", ".join(chosen)
         rows = "where false" if table == "dead_letter" else ""

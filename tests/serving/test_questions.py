@@ -356,6 +356,31 @@ def test_a_chart_of_many_quizzes_draws_the_hardest(reader: Reader) -> None:
     assert {row["quiz"] for row in values} == {f"quiz {n}" for n in range(30)}
 
 
+def test_a_snapshot_without_names_has_nothing_of_what_was_discarded(
+    demo: Demo, tmp_path: Path
+) -> None:
+    source, path = tmp_path / "source.duckdb", tmp_path / "w.duckdb"
+    source.write_bytes(demo.published.resolve().read_bytes())
+    with duckdb.connect(str(source)) as connection:
+        connection.execute(
+            """
+            insert into published.discarded_letter by name
+            select
+                1 as load_id, 'f' as file, 1 as line_number, 'wrong_type' as reason,
+                'names learner-secret' as detail, 1 as line_bytes, '' as line_sha256,
+                now()::timestamp as first_seen, 1 as attempts,
+                now()::timestamp as discarded_at, 'ops' as discarded_by,
+                'asked by learner-secret' as why, 'learner-secret' as faults
+            """
+        )
+    without_names.write(source, path, b"a key of this test alone", now=NOW)
+    assert b"learner-secret" not in path.read_bytes()
+    with duckdb.connect(str(path), read_only=True) as connection:
+        assert connection.execute(
+            "select table_name from duckdb_tables() where schema_name = 'published'"
+        ).fetchall() == [("snapshot",)]
+
+
 def test_a_snapshot_without_names_has_no_learners_id_in_any_byte(
     demo: Demo, reader: Reader, tmp_path: Path
 ) -> None:
