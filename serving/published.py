@@ -160,8 +160,24 @@ def opened(
     path = snapshot_path(warehouse_path)
     with contextlib.closing(connect(path, writes=writes)) as connection:
         try:
-            yield connection
+            with replacement_is_said(path):
+                yield connection
         except (duckdb.Error, WarehouseError) as error:
             if database.is_damage(error) and not isinstance(error, WarehouseDamaged):
                 raise _unreadable(path, error) from error
             raise
+
+
+@contextlib.contextmanager
+def replacement_is_said(path: Path) -> Iterator[None]:
+    """An erasure removes the events of the snapshots before it: who has one open gets
+    a `WarehouseError` that says so."""
+    try:
+        yield
+    except (duckdb.Error, WarehouseError) as error:
+        if "No files found that match the pattern" not in str(error):
+            raise
+        raise WarehouseError(
+            f"{path}: the snapshot was replaced meanwhile, because a learner was "
+            "erased; ask again"
+        ) from error

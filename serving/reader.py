@@ -178,13 +178,24 @@ class Follower:
         with self._lock:
             file = self.newest()
             if self._snapshot is None or file != self._snapshot.file:
-                self._snapshot = Snapshot.opened(file, now=self._now)
+                try:
+                    self._snapshot = Snapshot.opened(file, now=self._now)
+                except WarehouseError:
+                    # An erasure removes it, when a newer one is in its place.
+                    newer = self.newest()
+                    if newer == file:
+                        raise
+                    self._snapshot = Snapshot.opened(newer, now=self._now)
             return self._snapshot
 
     @contextlib.contextmanager
     def reader(self, scope: Scope) -> Iterator[Reader]:
         """A reader of the newest snapshot. Raises `WarehouseError` if there is none."""
-        with self.snapshot().reader(scope) as reader:
+        snapshot = self.snapshot()
+        with (
+            published.replacement_is_said(snapshot.file),
+            snapshot.reader(scope) as reader,
+        ):
             yield reader
 
 

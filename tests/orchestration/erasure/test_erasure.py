@@ -34,7 +34,8 @@ from orchestration.outbox.settings import PublishSettings
 from orchestration.shadow import sandbox, swap
 from orchestration.shadow.replay import Scope, replay
 from orchestration.snapshot import snapshot
-from serving import published
+from serving import access, published, query
+from serving.reader import Follower
 from tests.support.builders import (
     NOW,
     RECEIVED_AT,
@@ -300,6 +301,50 @@ def test_readers_and_sandboxes_have_nothing_of_the_learner_either(
         seen = connection.execute(query).fetchall()
     assert seen == erased.warehouse.rows(query)
     assert NEIGHBOUR in dict(seen)
+
+
+def published_here(site: Site) -> Follower:
+    """A snapshot of this copy of a site: the one it came with names files there."""
+    site.warehouse.land([ping("later", user="u1")])
+    site.warehouse.refresh()
+    assert snapshot.publish(site.path).is_new
+    return Follower(published.snapshot_path(site.path))
+
+
+@pytest.mark.parametrize("reads", ["a question", "a page"])
+def test_who_reads_a_snapshot_of_before_an_erasure_is_told_to_ask_again(
+    site: Site, reads: str
+) -> None:
+    follower = published_here(site)
+    sql = "from raw.lms_event"
+
+    def ask_before_and_after() -> None:
+        if reads == "a question":
+            with published.opened(site.path) as connection:
+                assert query.ask(connection, sql).rows
+                site.erase()
+                query.ask(connection, sql)
+        else:
+            with follower.reader(access.Scope()) as reader:
+                assert reader.rows(sql)
+                site.erase()
+                reader.rows(sql)
+
+    with pytest.raises(WarehouseError, match="because a learner was erased; ask again"):
+        ask_before_and_after()
+
+
+def test_who_was_told_of_a_snapshot_just_before_an_erasure_gets_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = published_here(site)
+    before = follower.newest()
+    site.erase()
+    after = follower.newest()
+    assert not before.exists()
+    told = iter([before, after])
+    monkeypatch.setattr(follower, "newest", lambda: next(told))
+    assert follower.snapshot().file == after
 
 
 def test_no_weekly_report_of_before_is_left(site: Site) -> None:
