@@ -14,10 +14,13 @@
     case
         when {{ is_at_completion_edge() }}
             then coalesce(
-                {{ sent_decimal('VIDEO_PING', 'position_sec', 'line_at_edge') }}
-                >= {{ threshold }}
-                * {{ sent_decimal('VIDEO_PING', 'duration_sec', 'line_at_edge') }},
-                -- As the doubles print, where more digits were sent than a decimal holds.
+                -- NULL where the product has more digits than a decimal holds.
+                try(
+                    {{ sent_decimal('VIDEO_PING', 'position_sec', 'line_at_edge') }}
+                    >= {{ threshold }}
+                    * {{ sent_decimal('VIDEO_PING', 'duration_sec', 'line_at_edge') }}
+                ),
+                -- As the doubles print, where more digits were sent than it holds.
                 try(
                     cast(cast(position_sec as varchar) as decimal(35, 20))
                     >= {{ threshold }}

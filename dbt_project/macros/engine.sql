@@ -50,17 +50,7 @@
 
 {#- The whole numbers from `first` to `last`, both included, each a row. -#}
 {% macro each_number(first, last) -%}
-    {{ each_member(numbers(first, last)) }}
-{%- endmacro %}
-
-{#- The same as an array. -#}
-{% macro numbers(first, last) -%}
-    range({{ first }}, {{ last }} + 1)
-{%- endmacro %}
-
-{#- An array of these values, as they stand. -#}
-{% macro array(values) -%}
-    [{{ values | join(', ') }}]
+    unnest(range({{ first }}, {{ last }} + 1))
 {%- endmacro %}
 
 {#- An aggregate: a group's values that are not NULL as an array, in any order. -#}

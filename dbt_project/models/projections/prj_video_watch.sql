@@ -45,12 +45,8 @@ passed as (
 
     select
         *,
-        -- One row for each bin; a ping without a duration passes none.
-        {{ each_member(
-            'case when duration_sec is null then ' ~ array(['null'])
-            ~ ' else ' ~ numbers('greatest(last_bin - bins_before, 0)', 'last_bin')
-            ~ ' end'
-        ) }} as bin
+        -- A row for each bin; without a duration it is the first, and not counted.
+        {{ each_number('greatest(last_bin - bins_before, 0)', 'last_bin') }} as bin
     from placed
 
 ),
@@ -62,7 +58,7 @@ new_parts as (
     select
         user_id,
         class_id,
-        {{ array_of('bin') }} as bins,
+        {{ array_of('case when duration_sec is not null then bin end') }} as bins,
         max({{ moment('occurred_at', 'event_id') }}) as last_ping,
         max(
             {{ struct({
