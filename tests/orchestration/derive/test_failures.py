@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ingest.errors import WarehouseError
-from orchestration.derive import dbt_project, dbt_runner
+from orchestration.derive import dbt_project, dbt_runner, failures
 from orchestration.derive.dbt_runner import Derivation
 from tests.support.builders import Warehouse, ping
 from tests.support.edits import copied_project, edit
@@ -119,3 +120,18 @@ def test_yaml_that_cannot_be_read_is_one_line_without_an_excerpt(
     with pytest.raises(WarehouseError, match=r"_monitoring\.yml.* line 2") as caught:
         warehouse.refresh()
     assert "---" not in str(caught.value)
+
+
+def test_a_unit_test_whose_sql_fails_is_said_without_that_sql() -> None:
+    """dbt's node of a unit test has no SQL."""
+    node = SimpleNamespace(
+        name="a_ping", original_file_path="models/staging/_unit_tests.yml"
+    )
+    message = """Runtime Error in unit_test a_ping (models/staging/_unit_tests.yml)
+  An error occurred during execution of unit test 'a_ping'.
+  Binder Error: Referenced column "user_id" not found
+  LINE 27:         user_id,
+                   ^"""
+    found = failures.problem(SimpleNamespace(node=node, message=message, failures=None))
+    assert found.startswith("a_ping: dbt_project/models/staging/_unit_tests.yml: ")
+    assert 'Binder Error: Referenced column "user_id" not found' in found
