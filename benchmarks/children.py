@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import linecache
+import os
 import shutil
 import sys
 import threading
@@ -23,6 +24,8 @@ from types import FrameType
 from typing import Any
 
 import duckdb
+
+from benchmarks.service import peak_mb
 
 Answer = dict[str, Any]
 
@@ -39,14 +42,6 @@ def _clock(answer: Answer) -> Iterator[None]:
     yield
     answer["cpu"] = time.process_time() - cpu
     answer["wall"] = time.perf_counter() - wall
-
-
-def _peak_mb() -> float:
-    # Not `ru_maxrss`: on Linux a child begins with that of the process it came from.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def generate(
@@ -455,7 +450,8 @@ TASKS: dict[str, Callable[..., Answer]] = {
 def main() -> None:
     task, arguments, result = sys.argv[1:]
     answer = TASKS[task](**json.loads(arguments))
-    answer["peak_mb"] = _peak_mb()
+    # Not `ru_maxrss`: on Linux a child begins with that of the process it came from.
+    answer["peak_mb"] = peak_mb(os.getpid())
     Path(result).write_text(json.dumps(answer))
 
 

@@ -47,9 +47,17 @@ def cpu_seconds(pid: int) -> float:
 
 
 def peak_mb(pid: int) -> float:
+    return _memory_mb(pid, "VmHWM:")
+
+
+def resident_mb(pid: int) -> float:
+    return _memory_mb(pid, "VmRSS:")
+
+
+def _memory_mb(pid: int, field: str) -> float:
     [line] = [
         line
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if line.startswith("VmHWM")
+        if line.startswith(field)
     ]
     return int(line.split()[1]) / 1024

@@ -185,7 +185,7 @@ class GroupCommit:
         if self._file:
             self._file.close()
         elif self._error:
-            # What was refused before is no file that stays, unless one does.
+            # It may be of a write long ago: only a file that stays is an error now.
             self._try(self._recover)
 
     def _commit(self, group: list[_Put]) -> None:

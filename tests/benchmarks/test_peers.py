@@ -47,6 +47,15 @@ def test_a_table_is_counted_against_what_landing_accepted(
     assert peers.count(landed, "table their.t", theirs) == expected
 
 
+def test_every_line_of_ours_is_accounted_for_and_one_that_is_taken_away_is_missed(
+    landed: Path,
+) -> None:
+    assert peers.accounted_for(landed) == len(LINES)
+    with duckdb.connect(str(landed)) as connection:
+        connection.execute("delete from raw.lms_event where event_id = 'a'")
+    assert peers.accounted_for(landed) == len(LINES) - 1
+
+
 def test_who_stops_at_a_broken_line_gets_all_but_the_rejected(
     landed: Path, tmp_path: Path
 ) -> None:

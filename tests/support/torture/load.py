@@ -23,7 +23,7 @@ from random import Random
 
 import duckdb
 
-from benchmarks.service import WAREHOUSE
+from benchmarks.service import WAREHOUSE, resident_mb
 from ingest.collector import tokens
 from ingest.landing import zone
 from tests.support.builders import ping
@@ -49,9 +49,9 @@ def load(seed: int, count: int) -> Tally:
             with around.collector() as process:
                 senders.go_on(around.port)
                 around.disturb(process, count / 8)
-                early = _resident_mb(process.pid)
+                early = resident_mb(process.pid)
                 around.disturb(process, count / 2 - count / 8)
-                late = _resident_mb(process.pid)
+                late = resident_mb(process.pid)
                 senders.pause()
                 process.terminate()
                 tally.check(
@@ -64,10 +64,10 @@ def load(seed: int, count: int) -> Tally:
                     senders.go_on(around.port)
                     around.disturb(process, min(random.uniform(2, 15), count / 4))
                     if restarts % 2:
-                        process.kill()
-                    else:
                         process.terminate()
                         around.check_end(process, tally)
+                    else:
+                        process.kill()
                     senders.pause()
                 restarts += 1
         with around.collector() as process:  # hands on what a kill left behind
@@ -276,10 +276,3 @@ def _compare(folder: Path, acknowledged: set[str], tally: Tally) -> None:
     tally.check(dead == 0, f"{dead} dead letters")
     left = [path.name for path in (folder / "spool").iterdir()]
     tally.check(left == [], f"left in the spool: {left}")
-
-
-def _resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise ProcessLookupError(pid)
