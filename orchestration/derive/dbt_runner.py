@@ -319,7 +319,7 @@ def _run(
         arguments = [*arguments, "--vars", str(dict(variables))]
     started = time.perf_counter()
     with database.damage_is_said(warehouse_path):
-        results = invoke(arguments, warehouse_path).result
+        results = _invoke_in_turn(arguments, warehouse_path).result
         nodes = tuple(_node(result) for result in results)
         for node in nodes:
             if node.failed and database.is_damage(node.message or ""):
@@ -355,7 +355,8 @@ def manifest_path() -> Path:
     path = dbt_project.target_folder() / "manifest.json"
     newest = max(file.stat().st_mtime for file in dbt_project.files())
     if not path.exists() or path.stat().st_mtime < newest:
-        invoke(["parse"], Settings.from_environment().warehouse)
+        # Whatever the environment says of writing it.
+        invoke(["parse", "--write-json"], Settings.from_environment().warehouse)
         path.touch()
     return path
 
@@ -375,12 +376,20 @@ def compile_models(warehouse_path: Path) -> dict[str, str]:
     """The SQL of every model, as a rebuild runs it, by unique id."""
     arguments = ["compile", "--full-refresh", "--no-write-json"]
     arguments += ["--select", "resource_type:model", "--indirect-selection", "empty"]
-    results = invoke(arguments, warehouse_path).result
+    results = _invoke_in_turn(arguments, warehouse_path).result
     return {
         node.unique_id: node.compiled_code
         for node in map(_node, results)
         if node.compiled_code
     }
+
+
+def _invoke_in_turn(arguments: list[str], warehouse_path: Path) -> Any:
+    """As `invoke`, and again where another process took the warehouse between dbt's
+    look whether it is free and its opening it: nothing has run then."""
+    return database.wait_for_lock(
+        warehouse_path, lambda: invoke(arguments, warehouse_path)
+    )
 
 
 def invoke(
