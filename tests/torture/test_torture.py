@@ -15,6 +15,7 @@ from tests.support.torture import (
     histories,
     load,
     spool_faults,
+    writers,
 )
 from tests.support.torture.tally import Tally
 
@@ -152,3 +153,8 @@ def test_a_history_of_everything_that_happens_is_what_the_reference_says(
 @pytest.mark.long
 def test_a_collector_under_load_loses_nothing_acknowledged() -> None:
     assert_held(load.load(seed=1, count=16), 1000)
+
+
+@pytest.mark.long
+def test_writers_at_once_lose_nothing_and_readers_see_no_part(dbt: None) -> None:
+    assert_held(writers.writers(seed=1, count=1, at_most=2, dagster=False), 6)

@@ -35,6 +35,7 @@ def parts() -> list[Part]:
         kills,
         load,
         spool_faults,
+        writers,
     )
 
     cheap, dear = (
@@ -42,8 +43,12 @@ def parts() -> list[Part]:
         (*("refresh", "rebuild", "snapshot", "replay", "erase"),),
     )
     return [
-        Part("calls", 1000, lambda s, n: disk_faults.calls(s, n, cheap)),
-        Part("calls-derive", 8, lambda s, n: disk_faults.calls(s, n, dear)),
+        Part("calls", 10, lambda s, n: disk_faults.calls(s, n, cheap)),
+        Part(
+            "calls-derive",
+            5,
+            lambda s, n: disk_faults.calls(s, n, dear, in_each_way=False),
+        ),
         Part("calls-spool", 1000, spool_faults.calls),
         Part("power-spool", 100, spool_faults.power),
         Part("power", 25, lambda s, n: disk_faults.power(s, n, cheap)),
@@ -51,6 +56,7 @@ def parts() -> list[Part]:
         Part("log", 10_000, damage.log),
         Part("files", 150, damage.files),
         Part("clocks", 4_000, clocks.clocks),
+        Part("writers", 6, writers.writers),
         Part("load", 60, load.load),
         Part("kills", 10, kills.kills),
         Part("histories", 2_000, histories.histories),

@@ -135,9 +135,15 @@ def _facts(found: State) -> State:
 
 
 def calls(
-    seed: int, count: int, names: Sequence[str] = (), *, kinds: Sequence[Kind] = KINDS
+    seed: int,
+    count: int,
+    names: Sequence[str] = (),
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    in_each_way: bool = True,
 ) -> Tally:
-    """For each command `count` of its calls fail, in each way; all if it has fewer."""
+    """For each command `count` of its calls fail, all if it has fewer: in each way, or
+    in one drawn at random."""
     tally = Tally()
     random = Random(seed)
     with place() as at:
@@ -147,7 +153,7 @@ def calls(
             tortured = _Tortured(at, command)
             total = len(tortured.calls)
             for number in chosen(total, count, random):
-                for kind in kinds:
+                for kind in kinds if in_each_way else (random.choice(kinds),):
                     fault = Fault(number, kind, lasting=kind == "enospc")
                     tortured.fails(fault, tally)
             tally.note(f"{command.name}: {min(count, total)} of {total} calls")
