@@ -13,6 +13,7 @@ from tests.support.torture import (
     damage,
     disk_faults,
     histories,
+    kills,
     load,
     spool_faults,
     writers,
@@ -158,3 +159,8 @@ def test_a_collector_under_load_loses_nothing_acknowledged() -> None:
 @pytest.mark.long
 def test_writers_at_once_lose_nothing_and_readers_see_no_part(dbt: None) -> None:
     assert_held(writers.writers(seed=1, count=1, at_most=2, dagster=False), 6)
+
+
+@pytest.mark.long
+def test_dagster_killed_at_work_ends_where_an_unbroken_run_does() -> None:
+    assert_held(kills.dagster(seed=1, count=1), 1)

@@ -25,7 +25,7 @@ def test_who_takes_the_warehouse_just_before_dbt_opens_it_is_waited_for(
 ) -> None:
     warehouse = derived_nothing.copied(tmp_path)
     warehouse.land([ping("e1", position=95)])
-    holders = []
+    holders: list[subprocess.Popen[bytes]] = []
 
     def taken_after_the_look(path: Path) -> None:
         """As `wait_until_free`, when another process is as quick."""

@@ -43,23 +43,24 @@ def parts() -> list[Part]:
         (*("refresh", "rebuild", "snapshot", "replay", "erase"),),
     )
     return [
-        Part("calls", 10, lambda s, n: disk_faults.calls(s, n, cheap)),
+        Part("calls", 8, lambda s, n: disk_faults.calls(s, n, cheap)),
         Part(
             "calls-derive",
-            5,
+            3,
             lambda s, n: disk_faults.calls(s, n, dear, in_each_way=False),
         ),
-        Part("calls-spool", 1000, spool_faults.calls),
-        Part("power-spool", 100, spool_faults.power),
-        Part("power", 25, lambda s, n: disk_faults.power(s, n, cheap)),
-        Part("power-derive", 8, lambda s, n: disk_faults.power(s, n, dear)),
+        Part("calls-spool", 10, spool_faults.calls),
+        Part("power-spool", 15, spool_faults.power),
+        Part("power", 10, lambda s, n: disk_faults.power(s, n, cheap)),
+        Part("power-derive", 2, lambda s, n: disk_faults.power(s, n, dear)),
         Part("log", 10_000, damage.log),
-        Part("files", 150, damage.files),
-        Part("clocks", 4_000, clocks.clocks),
-        Part("writers", 6, writers.writers),
+        Part("files", 30, damage.files),
+        Part("clocks", 400, clocks.clocks),
+        Part("writers", 2, writers.writers),
         Part("load", 60, load.load),
-        Part("kills", 10, kills.kills),
-        Part("histories", 2_000, histories.histories),
+        Part("kills", 1, kills.kills),
+        Part("kills-dagster", 2, kills.dagster),
+        Part("histories", 100, histories.histories),
     ]
 
 

@@ -9,6 +9,8 @@ outcome that it had. Whatever was read adds up: the five outcomes are the lines 
 
 import contextlib
 import gzip
+import io
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -19,6 +21,7 @@ from random import Random
 import duckdb
 import pyarrow as pa
 
+from benchmarks.service import peak_mb, resident_mb
 from ingest.errors import WarehouseError
 from ingest.store.database import open_for_writing
 from tests.support.builders import Warehouse, as_line, ping, quiz, warehouse_again
@@ -127,8 +130,15 @@ FILES = {
 }
 
 
+# What DuckDB and Python may hold to land a file, above what they hold before.
+MOST_MB = 512
+# More than that, packed into less than a megabyte.
+BOMB = (b"0" * 2**20, 700)
+
+
 def files(seed: int, count: int) -> Tally:
-    """At `count` bytes of each file; at all if it has fewer."""
+    """At `count` bytes of each file; at all if it has fewer. Then files that unpack to
+    one endless line, in bounded memory."""
     tally = Tally()
     random = Random(seed)
     with tempfile.TemporaryDirectory(prefix="lms-torture-") as name:
@@ -156,7 +166,34 @@ def files(seed: int, count: int) -> Tally:
                         )
             tally.refused += refused
             tally.note(f"{file}: {len(places)} of {len(content)} bytes")
+        before = resident_mb(os.getpid())
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        for file, content in (
+            ("b.ndjson.gz", _gzip_bomb()),
+            ("b.ndjson.zst", _zstd_bomb()),
+        ):
+            tally.tried += 1
+            _events(folder, file, content, file, tally)
+        more = peak_mb(os.getpid()) - before
+        tally.check(more < MOST_MB, f"landing held {more:.0f} MB more than before")
+        tally.note(f"a line of {BOMB[1]} MB, packed: {more:.0f} MB more than before")
     return tally
+
+
+def _gzip_bomb() -> bytes:
+    with io.BytesIO() as packed:
+        with gzip.GzipFile(fileobj=packed, mode="wb") as stream:
+            for _ in range(BOMB[1]):
+                stream.write(BOMB[0])
+        return packed.getvalue()
+
+
+def _zstd_bomb() -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        for _ in range(BOMB[1]):
+            stream.write(BOMB[0])
+    return bytes(sink.getvalue())
 
 
 def _events(

@@ -21,7 +21,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import dagster as dg
 import duckdb
 
 from ingest.errors import WarehouseError
@@ -31,10 +30,16 @@ from tests.support import oracle, reference
 from tests.support.builders import Json, Warehouse, as_line, write_lines
 from tests.support.kills import Processes
 from tests.support.logs import USERS, Log, a_snapshot, an_event
-from tests.support.torture.commands import environment, imported, run_and_tell
+from tests.support.torture.commands import (
+    PROJECT,
+    environment,
+    imported,
+    launch_refresh,
+    make_dagster_home,
+    run_and_tell,
+)
 from tests.support.torture.tally import Tally, rounds
 
-PROJECT = Path(__file__).parents[3]
 EFFECTIVE = "2026-03-01T00:00:00Z"
 EVENTS = 240
 FILES = 12
@@ -85,11 +90,7 @@ class _Template:
         self.plain = folder / "plain"
         self.plain.mkdir()
         os.environ["DBT_TARGET_PATH"] = str(self.plain / "dbt_target")
-        home = self.plain / "dagster"
-        home.mkdir()
-        shutil.copy(PROJECT / "orchestration" / "dagster.yaml", home)
-        with dg.DagsterInstance.from_config(str(home)):
-            pass  # two processes that make a new one at once would race
+        make_dagster_home(self.plain)
         events = self.place / "landing" / "events"
         events.mkdir(parents=True)
         size = EVENTS // FILES
@@ -168,7 +169,7 @@ class _Round:
         ]
         work = [self._commands() for _ in range(how_many)]
         started = numbers()
-        launched = self._launch() if dagster else None
+        launched = launch_refresh(self._environment) if dagster else None
         deadline = time.monotonic() + BOUND_SEC
         running: list[tuple[BaseProcess, list[str], Path, list[list[str]]]] = []
         for commands in work:
@@ -240,19 +241,6 @@ class _Round:
         self._tally.check(
             code == 0 or (code == 1 and _HELD in said),
             f"{self._what}: {' '.join(words)}: exit code {code}: {said}",
-        )
-
-    def _launch(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [
-                *(str(Path(sys.executable).with_name("dg")), "launch"),
-                *("-m", "orchestration.definitions", "--job", "refresh"),
-            ],
-            env={**os.environ, **self._environment},
-            cwd=PROJECT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
         )
 
     # --- what came of it
