@@ -411,9 +411,9 @@ def export(
 @contextlib.contextmanager
 def _new_file(path: Path, warehouse_path: Path) -> Iterator[BinaryIO]:
     """A file that is there when it is finished, or not at all."""
-    if path.exists():
-        raise WarehouseError(f"{path}: exists; name a new file")
     try:
+        if path.exists():
+            raise WarehouseError(f"{path}: exists; name a new file")
         with (
             outputs.new_output(path, warehouse_path) as unfinished,
             unfinished.open("wb") as file,

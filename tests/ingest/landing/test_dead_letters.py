@@ -426,6 +426,9 @@ def test_exported_lines_are_those_that_came(
     ]
     with pytest.raises(WarehouseError, match="exists"):
         dead_letters.export(assorted.path, file)
+    for length in (250, 300):  # too long with what an unfinished file has, and at all
+        with pytest.raises(WarehouseError, match=r"cannot be written \(File name too"):
+            dead_letters.export(assorted.path, tmp_path / ("x" * length))
     assert list(tmp_path.iterdir()) == [file]
 
 

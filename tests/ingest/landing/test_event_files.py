@@ -136,6 +136,7 @@ def test_what_is_passed_over_is_named_with_a_count(
     assert line is not None
     assert "5 passed over" in line
     assert "b.txt" in line
+    assert line.endswith(" and 2 more")
 
 
 def test_a_name_that_is_no_utf8_stops_nothing(
@@ -162,6 +163,13 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
     guarded = bytes.fromhex(
         "28b52ffd04589900007b226576656e745f6964223a20226531227d0a1be64710"
     )
+    # The same from a file, whose size is then in the frame; and 300,000 empty lines.
+    sized = bytes.fromhex(
+        "28b52ffd24139900007b226576656e745f6964223a20226531227d0a1be64710"
+    )
+    large = bytes.fromhex(
+        "28b52ffda4e0930400540000100a0a0100fbff39c0020200100a039f040a0051ea49"
+    )
     skipped = b"\x50\x2a\x4d\x18\x02\0\0\0xx"
     notes = {}
     for name, content in {
@@ -169,6 +177,8 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
         "unguarded": unguarded,
         "one_of_two": guarded + unguarded,
         "skipped": skipped + guarded,
+        "sized": sized,
+        "one_of_sized": sized + large + unguarded,
     }.items():
         file = tmp_path / f"{name}.ndjson.zst"
         file.write_bytes(content)
@@ -180,6 +190,8 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
         "unguarded": True,
         "one_of_two": True,
         "skipped": None,
+        "sized": None,
+        "one_of_sized": True,
     }
 
 

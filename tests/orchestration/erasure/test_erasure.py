@@ -592,6 +592,7 @@ def test_rows_of_others_that_mention_the_learner_stay_and_are_counted(
     site: Site,
 ) -> None:
     site.warehouse.land([ping("peer", user="u1", note=f"with {CANARY}")])
+    assert site.erase(dry_run=True).mentions == {"raw.lms_event": 1}
     result = site.erase()
     assert result.mentions == {"raw.lms_event": 1}
     assert site.warehouse.value(
@@ -614,6 +615,7 @@ def test_a_spool_file_that_a_writer_has_open_is_named_and_left(
         writer.flush()
         result = site.erase()
         assert len(result.in_use) == 1
+        assert not set(result.in_use) & set(result.left)
     assert site.erase().in_use == ()
 
 
