@@ -1,5 +1,6 @@
 """What is wrong is found, with what to do; what is right is no problem."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import pytest
@@ -179,6 +181,14 @@ def test_what_is_wrong_is_found_with_what_to_do(
     ), problems
 
 
+def test_a_spool_file_that_its_writer_has_open_is_no_problem(site: Site) -> None:
+    leave_a_spool_file(site)
+    with (site.settings.spools[0] / "a.ndjson.part").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert site.problems() == []
+    assert [each.area for each in site.problems()] == ["spool"]
+
+
 def test_a_full_disk_is_said_before_an_erasure_needs_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,10 +217,8 @@ def test_who_holds_the_warehouse_is_named_and_not_waited_for(site: Site) -> None
     assert f"PID {holder.pid}" in held.found
 
 
-@pytest.mark.long
-def test_a_daemon_that_never_ran_and_what_is_switched_off_is_a_problem(
-    dbt: None, site: Site
-) -> None:
+@pytest.fixture
+def dagster_home(site: Site) -> Path:
     import dagster as dg
 
     home = site.folder / "dagster"
@@ -222,8 +230,74 @@ def test_a_daemon_that_never_ran_and_what_is_switched_off_is_a_problem(
     with dg.DagsterInstance.from_config(str(home)):
         pass
     site.settings = replace(site.settings, dagster_home=home)
+    return home
+
+
+@pytest.mark.long
+def test_a_daemon_that_never_ran_is_a_problem(site: Site, dagster_home: Path) -> None:
     [finding] = site.problems()
     assert (finding.area, "never ran" in finding.found) == ("dagster", True)
+
+
+@pytest.mark.long
+def test_a_silent_daemon_a_switch_that_is_off_and_a_run_that_hangs_are_problems(
+    site: Site, dagster_home: Path
+) -> None:
+    import dagster as dg
+    from dagster._core.remote_origin import (
+        InProcessCodeLocationOrigin,
+        RemoteInstigatorOrigin,
+        RemoteRepositoryOrigin,
+    )
+    from dagster._core.scheduler.instigation import (
+        InstigatorState,
+        InstigatorStatus,
+        InstigatorType,
+        ScheduleInstigatorData,
+    )
+    from dagster._core.test_utils import create_run_for_test
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._daemon.types import DaemonHeartbeat
+
+    def beat(moment: float) -> DaemonHeartbeat:
+        return DaemonHeartbeat(moment, "SENSOR", "an id", [])
+
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        instance.add_daemon_heartbeat(beat(time.time()))
+        assert site.problems() == []
+
+        location = InProcessCodeLocationOrigin(
+            LoadableTargetOrigin(executable_path=sys.executable)
+        )
+        repository = RemoteRepositoryOrigin(
+            code_location_origin=location, repository_name="__repository__"
+        )
+        origin = RemoteInstigatorOrigin(
+            repository_origin=repository, instigator_name="checks"
+        )
+        off = InstigatorState(
+            origin,
+            InstigatorType.SCHEDULE,
+            InstigatorStatus.STOPPED,
+            ScheduleInstigatorData("30 3 * * *"),
+        )
+        instance.add_instigator_state(off)
+        [finding] = site.problems()
+        assert finding.found == "schedule checks is switched off"
+
+        run = create_run_for_test(instance, "refresh")
+        instance.report_engine_event("begins", run)
+        began = time.time() - 3 * 3600
+        with mock.patch("time.time", return_value=began):
+            instance.report_dagster_event(
+                dg.DagsterEvent("PIPELINE_START", "refresh"), run.run_id
+            )
+        found = [each.found for each in site.problems()]
+        assert f"run {run.run_id[:8]} of refresh has lasted 3 h" in found
+
+        instance.add_daemon_heartbeat(beat(time.time() - 600))
+        found = [each.found for each in site.problems()]
+        assert "the daemon is silent for 10 min" in found
 
 
 def test_with_quick_not_every_block_is_read(site: Site) -> None:
