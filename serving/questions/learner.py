@@ -54,7 +54,7 @@ def steps(reader: Reader, user_id: str) -> list[Row]:
 
         started as (
 
-            select course_id from analytics.v_course_progress where user_id = $user_id
+            select course_id from progress.course_activity where user_id = $user_id
 
         )
 
@@ -73,7 +73,7 @@ def steps(reader: Reader, user_id: str) -> list[Row]:
         from catalogue.catalogue_class as classes
         full join progress on classes.class_id = progress.class_id
         left join (
-            select class_id, occurred_at from signals.lms_signal
+            select class_id, occurred_at from projections.prj_class_signal
             where user_id = $user_id and type = 'STEP_COMPLETED'
         ) as steps on coalesce(classes.class_id, progress.class_id) = steps.class_id
         where

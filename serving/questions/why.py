@@ -96,7 +96,7 @@ def why_each(
         left join catalogue.catalogue_class as classes
             on asked.class_id = classes.class_id
         left join (
-            select class_id, occurred_at from signals.lms_signal
+            select class_id, occurred_at from projections.prj_class_signal
             where type = 'STEP_COMPLETED' and user_id = $user_id
         ) as done on asked.class_id = done.class_id
         where
@@ -276,9 +276,9 @@ def _lowest_that_passed(reader: Reader, class_ids: list[str]) -> dict[str, str]:
     """A form's pass mark is in no event: what passed is all that is known of it."""
     rows = reader.rows(
         f"""
-        select class_id, min(score / max_score) as ratio
-        from staging.stg_quiz_submission
-        where class_id in {_ASKED} and passed
+        select class_id, min(lowest_passed_ratio) as ratio
+        from projections.prj_quiz_attempt
+        where class_id in {_ASKED} and lowest_passed_ratio is not null
         group by class_id
         """,
         class_ids=class_ids,

@@ -19,22 +19,22 @@ classes as (
 inactive as (
 
     select
-        progress.user_id,
-        progress.course_id,
+        activity.user_id,
+        activity.course_id,
         rules.reason,
-        {{ days_before('progress.last_event_at', '-rules.after_days') }} as since,
+        {{ days_before('activity.last_event_at', '-rules.after_days') }} as since,
         concat('no event for ', rules.after_days, ' days and longer') as detail,
         {{ sorted_array(['activity.last_event_id']) }} as source_event_ids
-    from {{ ref('v_course_progress') }} as progress
-    inner join {{ ref('course_activity') }} as activity
+    from {{ ref('course_activity') }} as activity
+    left join {{ ref('prj_course_signal') }} as completed
         on
-            progress.user_id = activity.user_id
-            and progress.course_id = activity.course_id
+            activity.user_id = completed.user_id
+            and activity.course_id = completed.course_id
     inner join rules
         on
             rules.reason = 'inactive'
-            and progress.last_event_at <= {{ days_before(now(), 'rules.after_days') }}
-    where progress.completed_at is null
+            and activity.last_event_at <= {{ days_before(now(), 'rules.after_days') }}
+    where completed.occurred_at is null
 
 ),
 
@@ -93,16 +93,16 @@ stalled as (
             ' % seen'
         ) as detail,
         watch.last_ping_event_id
-    from {{ ref('v_video_engagement') }} as videos
+    from {{ ref('prj_video_progress') }} as videos
     inner join {{ ref('prj_video_watch') }} as watch
         on videos.user_id = watch.user_id and videos.class_id = watch.class_id
     inner join classes on videos.class_id = classes.class_id
     inner join rules
         on
             rules.reason = 'stalled_video'
-            and videos.coverage < rules.below_coverage
+            and watch.coverage < rules.below_coverage
             and videos.last_ping_at <= {{ days_before(now(), 'rules.after_days') }}
-    where videos.video_completed = 0
+    where videos.completed_at is null
 
 ),
 

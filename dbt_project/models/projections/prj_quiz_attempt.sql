@@ -13,6 +13,7 @@ submissions as (
             'is_passed': 'passed',
             'is_perfect': 'score = max_score',
         }) }} as submission,
+        case when passed then score / max_score end as lowest_passed_ratio,
         load_id
     from {{ ref('stg_quiz_submission') }}
     where load_id > {{ watermark() }}
@@ -32,6 +33,7 @@ parts as (
         user_id,
         class_id,
         {{ each_member('submissions') }} as submission,
+        lowest_passed_ratio,
         load_id
     from {{ this }}
     where
@@ -52,6 +54,7 @@ folded as (
         class_id,
         {{ array_in_order('submission') }} as submissions,
         min(submission) filter (where submission.is_passed) as first_passed,
+        min(lowest_passed_ratio) as lowest_passed_ratio,
         max(load_id) as load_id
     from parts
     group by user_id, class_id
@@ -68,6 +71,7 @@ final as (
             when first_passed is not null
                 then {{ count_members('submissions', 'each <= first_passed') }}
         end as attempts_to_pass,
+        lowest_passed_ratio,
         load_id
     from folded
 
