@@ -28,6 +28,7 @@ from ingest.spool.writer import SpoolWriter, new_event
 from ingest.store import conservation, tombstones
 from ingest.store.database import open_for_reading
 from orchestration.erasure.erase import ERASED_SCOPE, Erasure, Places, erase
+from orchestration.erasure.logs import Names, erase_logs
 from orchestration.outbox import delivery
 from orchestration.outbox.integration_events import FORMATS
 from orchestration.outbox.settings import PublishSettings
@@ -419,6 +420,22 @@ def test_dagster_s_logs_of_the_learner_are_erased_and_those_of_others_stay(
         assert f"of {NEIGHBOUR!r}" in log
     assert site.erase(*users[:2]).lines == {}
     run_in_dagster(home, NEIGHBOUR)
+
+
+def test_lines_of_a_log_that_name_nobody_stay_byte_for_byte(tmp_path: Path) -> None:
+    learner = 'ann "the" canary'
+    said = json.dumps({"text": f"of {learner}"})
+    stay = [b"of another\r\n", b"\n", b"of canary alone\n", b"cut off"]
+    lines = [
+        *(stay[0], f"of {learner}\n".encode(), stay[1], f"{said}\n".encode()),
+        *(stay[2], f"{json.dumps(said)}\n".encode(), stay[3]),
+    ]
+    log = tmp_path / "1.out"
+    log.write_bytes(b"".join(lines))
+    assert erase_logs(tmp_path, Names.of([learner]), dry_run=True) == {str(log): 3}
+    assert log.read_bytes() == b"".join(lines)
+    assert erase_logs(tmp_path, Names.of([learner]), dry_run=False) == {str(log): 3}
+    assert log.read_bytes() == b"".join(stay)
 
 
 def test_everybody_else_s_rows_are_as_they_were(original: Site, erased: Site) -> None:
