@@ -170,6 +170,8 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
     large = bytes.fromhex(
         "28b52ffda4e0930400540000100a0a0100fbff39c0020200100a039f040a0051ea49"
     )
+    # A small size in eight bytes, as no tool writes it and each reads it.
+    in_eight_bytes = sized.replace(b"\x24\x13", b"\xe4\x13" + bytes(7), 1)
     skipped = b"\x50\x2a\x4d\x18\x02\0\0\0xx"
     notes = {}
     for name, content in {
@@ -178,6 +180,8 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
         "one_of_two": guarded + unguarded,
         "skipped": skipped + guarded,
         "sized": sized,
+        "in_eight_bytes": in_eight_bytes + guarded,
+        "one_in_eight_bytes": in_eight_bytes + unguarded,
         "one_of_sized": sized + large + unguarded,
     }.items():
         file = tmp_path / f"{name}.ndjson.zst"
@@ -191,6 +195,8 @@ def test_a_zstd_frame_without_a_checksum_is_said_to_have_none(
         "one_of_two": True,
         "skipped": None,
         "sized": None,
+        "in_eight_bytes": None,
+        "one_in_eight_bytes": True,
         "one_of_sized": True,
     }
 
