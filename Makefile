@@ -100,8 +100,8 @@ $(MUTATION)/.made-from-the-lock: tests/requirements-mutation.txt
 	@$(MUTATION)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
-# `make mutation HALVES=sql SEED=1 COUNT=60`: the same again; COUNT=0 is all, for a night.
-mutation: $(STAMP) $(MUTATION)/.made-from-the-lock  ## Change one rule at a time and see whether a test fails (an hour; before a release)
+# `make mutation HALVES=sql SEED=1 COUNT=40`: the same again; COUNT=0 is all, for a night.
+mutation: $(STAMP) $(MUTATION)/.made-from-the-lock  ## Change one rule at a time and see whether a test fails (two hours; before a release)
 	@python -m tests.support.mutation $(HALVES) --cosmic-ray $(MUTATION)/bin/python $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 bench-collector: $(STAMP)  ## Load on the collector: at least 5,000 events/s, p99 under 100 ms

@@ -170,7 +170,7 @@ def killed_of(mutants: Sequence[Mutant], workshop: Workshop, warehouse: Path) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("halves", nargs="*", metavar="half", help="python, sql")
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6))
     parser.add_argument("--cosmic-ray", default=".venv-mutation/bin/python")
     given = parser.parse_args()
