@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import tenacity
@@ -98,11 +98,17 @@ def is_locked(error: BaseException) -> bool:
 
 
 def _connect(
-    path: Path, *, read_only: bool, wait_sec: float | None
+    path: Path,
+    *,
+    read_only: bool,
+    wait_sec: float | None,
+    config: dict[str, Any] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     if wait_sec is None:
         wait_sec = lock_wait_sec()
-    connect = functools.partial(duckdb.connect, str(path), read_only=read_only)
+    connect = functools.partial(
+        duckdb.connect, str(path), read_only=read_only, config=config or {}
+    )
     try:
         while True:
             inode = _inode(path)
@@ -348,16 +354,20 @@ def open_for_reading(
             connection.close()
 
 
-def wait_until_free(path: Path) -> None:
-    """Waits until the warehouse can be opened for writing, as `open_for_writing` does.
+def hold(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Opens the warehouse for writing once it is free, as `open_for_writing` does.
 
-    For who opens it by itself, as dbt does. Raises `WarehouseError`.
+    For who opens it by itself in this process, with the same configuration, as dbt
+    does: close this one after that. Raises `WarehouseError`.
     """
     must_exist(path)
-    with contextlib.closing(
-        _connect(path, read_only=False, wait_sec=None)
-    ) as connection:
+    connection = _connect(path, read_only=False, wait_sec=None, config=config)
+    try:
         _refuse_newer(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 # A writer that had the old file open already finds it locked, not free, for so long.

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -319,7 +320,7 @@ def _run(
         arguments = [*arguments, "--vars", str(dict(variables))]
     started = time.perf_counter()
     with database.damage_is_said(warehouse_path):
-        results = _invoke_in_turn(arguments, warehouse_path).result
+        results = invoke(arguments, warehouse_path).result
         nodes = tuple(_node(result) for result in results)
         for node in nodes:
             if node.failed and database.is_damage(node.message or ""):
@@ -376,20 +377,12 @@ def compile_models(warehouse_path: Path) -> dict[str, str]:
     """The SQL of every model, as a rebuild runs it, by unique id."""
     arguments = ["compile", "--full-refresh", "--no-write-json"]
     arguments += ["--select", "resource_type:model", "--indirect-selection", "empty"]
-    results = _invoke_in_turn(arguments, warehouse_path).result
+    results = invoke(arguments, warehouse_path).result
     return {
         node.unique_id: node.compiled_code
         for node in map(_node, results)
         if node.compiled_code
     }
-
-
-def _invoke_in_turn(arguments: list[str], warehouse_path: Path) -> Any:
-    """As `invoke`, and again where another process took the warehouse between dbt's
-    look whether it is free and its opening it: nothing has run then."""
-    return database.wait_for_lock(
-        warehouse_path, lambda: invoke(arguments, warehouse_path)
-    )
 
 
 def invoke(
@@ -434,6 +427,9 @@ def invoke(
         )
         _close_connection()
     if result.exception is not None:
+        # Frames of dbt have its cursors, and with them the file, for as long as
+        # somebody keeps the error.
+        traceback.clear_frames(result.exception.__traceback__)
         if isinstance(result.exception, DbtBaseException):
             text = failures.one_line(str(result.exception))
             raise WarehouseError(f"dbt: {text}") from result.exception
@@ -480,5 +476,8 @@ def _close_connection() -> None:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.adapters.factory import reset_adapters
 
+    from orchestration.derive.dbt_plugin import Plugin
+
+    Plugin.let_go()
     reset_adapters()
     DuckDBConnectionManager.close_all_connections()

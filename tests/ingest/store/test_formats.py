@@ -175,7 +175,7 @@ def test_a_file_of_which_any_part_is_newer_is_refused_and_left_as_it_is(
     for use in (
         lambda: warehouse.rows("select 1"),
         lambda: warehouse.execute("select 1"),
-        lambda: database.wait_until_free(warehouse.path),
+        lambda: database.hold(warehouse.path, {}),
     ):
         with pytest.raises(WarehouseError, match=f"newer version made it .*'{part}'"):
             use()

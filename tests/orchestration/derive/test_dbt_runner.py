@@ -4,45 +4,46 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 
 from ingest.store import database
 from orchestration.derive import dbt_runner
 from tests.support.builders import Warehouse, ping
 
-# Holds the file for two seconds, and says when it has it.
-HOLDER = """
-import sys, time, duckdb
-with duckdb.connect(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(2)
+OTHER = """
+import sys, duckdb
+try:
+    duckdb.connect(sys.argv[1])
+except duckdb.IOException as error:
+    print(error)
 """
 
 
-def test_who_takes_the_warehouse_just_before_dbt_opens_it_is_waited_for(
+def test_nobody_takes_the_warehouse_between_our_wait_and_dbts_opening_it(
     derived_nothing: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warehouse = derived_nothing.copied(tmp_path)
     warehouse.land([ping("e1", position=95)])
-    holders: list[subprocess.Popen[bytes]] = []
+    hold, said = database.hold, []
 
-    def taken_after_the_look(path: Path) -> None:
-        """As `wait_until_free`, when another process is as quick."""
-        if not holders:
-            holder = subprocess.Popen(
-                [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
-            )
-            holders.append(holder)
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == b"held\n"
+    def then_another_tries(*given: Any) -> duckdb.DuckDBPyConnection:
+        held = hold(*given)
+        other = [sys.executable, "-c", OTHER, str(warehouse.path)]
+        said.append(subprocess.run(other, capture_output=True, check=True).stdout)
+        return held
 
-    monkeypatch.setattr(database, "wait_until_free", taken_after_the_look)
+    monkeypatch.setattr(database, "hold", then_another_tries)
     warehouse.refresh()
 
-    [holder] = holders
-    assert holder.wait() == 0
+    assert said
+    assert all(b"Could not set lock" in each for each in said)
     assert warehouse.rows("select user_id from progress.v_user_progress") == [("u1",)]
+    # Nothing of it is left open.
+    other = [sys.executable, "-c", OTHER, str(warehouse.path)]
+    assert subprocess.run(other, capture_output=True, check=True).stdout == b""
 
 
 def test_the_manifest_is_written_whatever_the_environment_says(
