@@ -43,16 +43,16 @@ def parts() -> list[Part]:
         (*("refresh", "rebuild", "snapshot", "replay", "erase"),),
     )
     return [
-        Part("calls", 8, lambda s, n: disk_faults.calls(s, n, cheap)),
+        Part("calls", 5, lambda s, n: disk_faults.calls(s, n, cheap)),
         Part(
             "calls-derive",
-            3,
+            2,
             lambda s, n: disk_faults.calls(s, n, dear, in_each_way=False),
         ),
         Part("calls-spool", 10, spool_faults.calls),
         Part("power-spool", 15, spool_faults.power),
         Part("power", 10, lambda s, n: disk_faults.power(s, n, cheap)),
-        Part("power-derive", 2, lambda s, n: disk_faults.power(s, n, dear)),
+        Part("power-derive", 1, lambda s, n: disk_faults.power(s, n, dear)),
         Part("log", 10_000, damage.log),
         Part("files", 30, damage.files),
         Part("clocks", 400, clocks.clocks),
