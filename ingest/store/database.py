@@ -29,7 +29,7 @@ from ingest.errors import (
 )
 from ingest.settings import Settings
 from ingest.store import formats
-from ingest.store.files import rename_durably, sync_folder
+from ingest.store.files import lock, rename_durably, sync_folder
 
 Result = TypeVar("Result")
 
@@ -383,7 +383,7 @@ def rewrite(path: Path, *, wait_sec: float | None = None) -> None:
     warehouse has. Raises `WarehouseError`, and has then changed nothing.
     """
     fresh = path.with_name(f"{path.name}.rewriting")
-    with _one_writer_in_this_process:
+    with _one_writer_in_this_process, _only_who_replaces(path, wait_sec):
         remove_unfinished(path)
         with _held(path, wait_sec) as connection:
             try:
@@ -408,6 +408,29 @@ def remove_unfinished(path: Path) -> None:
         path.with_name(name).unlink(missing_ok=True)
     for name in (f"{fresh}.tmp", f"{path.name}.tmp"):
         shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _only_who_replaces(path: Path, wait_sec: float | None) -> Iterator[None]:
+    """Whoever puts another file in the place of the warehouse, one after the other.
+
+    They attach it for reading, which keeps writers out and not each other: the second
+    would put what it read before the first, and before who wrote after that, over both.
+    """
+    from filelock import Timeout
+
+    if wait_sec is None:
+        wait_sec = lock_wait_sec()
+    file = path.with_name(f".{path.name}.replacing.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(file, wait_sec=wait_sec))
+        except Timeout as error:
+            raise WarehouseLocked(
+                f"{path}: another process has held the warehouse for {wait_sec:g} s to "
+                "write it anew; wait for it to end"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager
@@ -445,7 +468,7 @@ def put_in_place(
 
     Raises `WarehouseError`, and has then changed nothing.
     """
-    with _one_writer_in_this_process:
+    with _one_writer_in_this_process, _only_who_replaces(path, None):
         if path.exists():
             with _held(path, None) as connection:
                 if not is_unchanged(connection):

@@ -3,13 +3,16 @@
 import hashlib
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from ingest.errors import WarehouseDamaged, WarehouseError
+from ingest.errors import WarehouseDamaged, WarehouseError, WarehouseLocked
 from ingest.store import database, formats
+from ingest.store.files import lock
 from tests.support.builders import Warehouse, ping
 
 
@@ -89,3 +92,47 @@ def test_a_flipped_bit_is_said_with_the_file_and_what_restores_it(
         use_all(damaged.path, writing=True)
     else:
         assert "`warehouse restore FOLDER`" in said
+
+
+# Writes the warehouse anew three times, as slowly as if it were large.
+REWRITER = """
+import sys, time
+from pathlib import Path
+from ingest.store import database
+copy = database._copy
+def slowly(*given):
+    time.sleep(0.2)
+    copy(*given)
+    time.sleep(0.2)
+database._copy = slowly
+for _ in range(3):
+    database.rewrite(Path(sys.argv[1]))
+"""
+
+
+def test_two_who_write_the_warehouse_anew_at_once_lose_nothing_that_lands(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e0")])
+    rewriters = [
+        subprocess.Popen([sys.executable, "-c", REWRITER, str(warehouse.path)])
+        for _ in range(2)
+    ]
+    landed = 1
+    while any(process.poll() is None for process in rewriters):
+        warehouse.land([ping(f"e{landed}")])
+        landed += 1
+    assert [process.returncode for process in rewriters] == [0, 0]
+    assert landed > 1
+    assert warehouse.value("select count(*) from raw.lms_event") == landed
+
+
+def test_who_writes_it_anew_meanwhile_is_waited_for_and_then_named(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.land([ping("e0")])
+    with (
+        lock(warehouse.folder / ".warehouse.duckdb.replacing.lock"),
+        pytest.raises(WarehouseLocked, match="to write it anew; wait for it to end"),
+    ):
+        database.rewrite(warehouse.path, wait_sec=0.1)
