@@ -410,6 +410,11 @@ def remove_unfinished(path: Path) -> None:
         shutil.rmtree(path.with_name(name), ignore_errors=True)
 
 
+def replacing_lock(path: Path) -> Path:
+    """The lock file of who puts another file in the place of the warehouse."""
+    return path.with_name(f".{path.name}.replacing.lock")
+
+
 @contextlib.contextmanager
 def _only_who_replaces(path: Path, wait_sec: float | None) -> Iterator[None]:
     """Whoever puts another file in the place of the warehouse, one after the other.
@@ -421,10 +426,9 @@ def _only_who_replaces(path: Path, wait_sec: float | None) -> Iterator[None]:
 
     if wait_sec is None:
         wait_sec = lock_wait_sec()
-    file = path.with_name(f".{path.name}.replacing.lock")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(file, wait_sec=wait_sec))
+            stack.enter_context(lock(replacing_lock(path), wait_sec=wait_sec))
         except Timeout as error:
             raise WarehouseLocked(
                 f"{path}: another process has held the warehouse for {wait_sec:g} s to "

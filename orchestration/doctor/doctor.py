@@ -335,13 +335,14 @@ def _locks(settings: Settings) -> Iterator[Finding]:
     files = [
         settings.published / warehouse.stem / "lock",
         *warehouse.parent.glob(f".{glob.escape(warehouse.name)}.publish-*.lock"),
+        database.replacing_lock(warehouse),
         *((settings.backup / ".lock",) if settings.backup else ()),
     ]
     held = [file for file in files if _is_held(file)]
     for file in held:
         yield note("locks", f"{file}: held by {_holder(file)}", "wait for it to end")
     if not held:
-        yield ok("locks", "nobody publishes, sends or backs up at the moment")
+        yield ok("locks", "nobody publishes, sends, backs up or replaces the file")
 
 
 def _is_held(file: Path) -> bool:

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -94,17 +95,19 @@ def test_a_flipped_bit_is_said_with_the_file_and_what_restores_it(
         assert "`warehouse restore FOLDER`" in said
 
 
-# Writes the warehouse anew three times, as slowly as if it were large.
+# Writes the warehouse anew three times. Between letting it go as a writer and taking it
+# as a reader it leaves time for another to do the same.
 REWRITER = """
 import sys, time
 from pathlib import Path
+import duckdb
 from ingest.store import database
-copy = database._copy
-def slowly(*given):
-    time.sleep(0.2)
-    copy(*given)
-    time.sleep(0.2)
-database._copy = slowly
+connect = duckdb.connect
+def slowly(*given, **more):
+    if not given:
+        time.sleep(0.3)
+    return connect(*given, **more)
+duckdb.connect = slowly
 for _ in range(3):
     database.rewrite(Path(sys.argv[1]))
 """
@@ -122,6 +125,7 @@ def test_two_who_write_the_warehouse_anew_at_once_lose_nothing_that_lands(
     while any(process.poll() is None for process in rewriters):
         warehouse.land([ping(f"e{landed}")])
         landed += 1
+        time.sleep(1)  # else they hardly ever get their turn
     assert [process.returncode for process in rewriters] == [0, 0]
     assert landed > 1
     assert warehouse.value("select count(*) from raw.lms_event") == landed
@@ -132,7 +136,7 @@ def test_who_writes_it_anew_meanwhile_is_waited_for_and_then_named(
 ) -> None:
     warehouse.land([ping("e0")])
     with (
-        lock(warehouse.folder / ".warehouse.duckdb.replacing.lock"),
+        lock(database.replacing_lock(warehouse.path)),
         pytest.raises(WarehouseLocked, match="to write it anew; wait for it to end"),
     ):
         database.rewrite(warehouse.path, wait_sec=0.1)

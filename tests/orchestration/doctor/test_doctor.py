@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from ingest.settings import Settings, unknown_variables
-from ingest.store import database, formats, journal, last_runs, tombstones
+from ingest.store import database, files, formats, journal, last_runs, tombstones
 from ingest.store.database import open_for_writing
 from orchestration.backup.backup import backup
 from orchestration.doctor.doctor import look
@@ -179,6 +179,15 @@ def test_what_is_wrong_is_found_with_what_to_do(
         each.area == area and found in each.found and to_do in each.to_do
         for each in problems
     ), problems
+
+
+def test_who_replaces_the_file_is_named(site: Site) -> None:
+    with files.lock(database.replacing_lock(site.path)):
+        [held] = [each for each in site.look() if each.area == "locks"]
+    assert held.level == "note"
+    assert f"process {os.getpid()}" in held.found
+    [free] = [each for each in site.look() if each.area == "locks"]
+    assert free.level == "ok"
 
 
 def test_a_spool_file_that_its_writer_has_open_is_no_problem(site: Site) -> None:
