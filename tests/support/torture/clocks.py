@@ -15,6 +15,7 @@ from decimal import Decimal, localcontext
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 from tests.support import oracle, reference
@@ -40,9 +41,11 @@ SNAPSHOT = ("2026-01-01T00:00:00Z", CLASSES)
 def clocks(seed: int, count: int) -> Tally:
     """So many lines, in rounds of `LINES`."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="lms-torture-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="lms-torture-") as name,
+        mock.patch.dict(os.environ, {"DBT_TARGET_PATH": f"{name}/dbt_target"}),
+    ):
         folder = Path(name)
-        os.environ["DBT_TARGET_PATH"] = str(folder / "dbt_target")
         (folder / "template").mkdir()
         template = Warehouse(folder / "template")
         template.refresh()

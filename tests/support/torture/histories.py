@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
+from unittest import mock
 
 import hypothesis
 from hypothesis import HealthCheck, settings
@@ -251,9 +252,11 @@ class History(RuleBasedStateMachine):
 def histories(seed: int, count: int, *, steps: int = 50) -> Tally:
     """Histories of so many steps each, `count` steps in all."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="lms-torture-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="lms-torture-") as name,
+        mock.patch.dict(os.environ, {"DBT_TARGET_PATH": f"{name}/dbt_target"}),
+    ):
         folder = Path(name)
-        os.environ["DBT_TARGET_PATH"] = str(folder / "dbt_target")
         (folder / "warehouse").mkdir()
         (folder / "template").mkdir()
         made = Warehouse(folder / "warehouse")

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import duckdb
 
@@ -64,14 +65,19 @@ def writers(seed: int, count: int, *, at_most: int = 8, dagster: bool = True) ->
     tally = Tally()
     readings = 0
     processes = Processes(imported())
-    with tempfile.TemporaryDirectory(prefix="lms-torture-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="lms-torture-") as name,
+        mock.patch.dict(os.environ, {"DBT_TARGET_PATH": f"{name}/plain/dbt_target"}),
+    ):
         template = _Template(Path(name))
         for number, random in rounds(count, seed):
             what = f"round {number} (seed {seed})"
             print(f"  {what}", file=sys.stderr, flush=True)
             one = _Round(template, processes, random, tally, what)
             one.run(random.randint(2, at_most), dagster=dagster)
-            readings += one.compare()
+            read = one.compare()
+            tally.check(read > 0, f"{what}: no reader had a snapshot")
+            readings += read
     tally.note(f"{count} rounds, {readings} snapshots read")
     return tally
 
@@ -90,7 +96,6 @@ class _Template:
         self.place = folder / "place"
         self.plain = folder / "plain"
         self.plain.mkdir()
-        os.environ["DBT_TARGET_PATH"] = str(self.plain / "dbt_target")
         make_dagster_home(self.plain)
         events = self.place / "landing" / "events"
         events.mkdir(parents=True)
