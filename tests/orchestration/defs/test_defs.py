@@ -21,6 +21,7 @@ import pytest
 
 from ingest.settings import Settings
 from tests.support.builders import ping, quiz, write_lines
+from tests.support.dagster_runs import launch, make_home, run_process, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -556,14 +557,10 @@ def test_a_failed_run_is_posted_with_its_reason(
 @pytest.fixture
 def home(tmp_path: Path, zone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Dagster instance as `make dev` has it; its schedule never ticks by itself."""
-    home = tmp_path / "dagster"
-    home.mkdir()
-    shutil.copy(PROJECT / "orchestration" / "dagster.yaml", home)
+    home = make_home(tmp_path / "dagster")
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     monkeypatch.setenv("LMS_REFRESH_CRON", "0 0 1 1 *")
     monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "60")
-    with dg.DagsterInstance.from_config(str(home)):
-        pass  # two processes that make a fresh instance at once would race
     return home
 
 
@@ -586,48 +583,12 @@ def daemon(home: Path) -> Iterator[dg.DagsterInstance]:
         process.wait()
 
 
-def launch(job: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(str(Path(sys.executable).with_name("dg")), "launch"),
-            *("-m", "orchestration.definitions", "--job", job),
-        ],
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def wait_for(condition: Any, seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"did not happen within {seconds} s")
-
-
-def run_process(instance: dg.DagsterInstance, run_id: str) -> int | None:
-    """The process of a run, once its step `derive` has begun."""
-    process = None
-    for record in instance.all_logs(run_id):
-        event = record.dagster_event
-        if not event:
-            continue
-        if event.is_engine_event and "pid" in event.engine_event_data.metadata:
-            process = int(str(event.engine_event_data.metadata["pid"].value))
-        if event.is_step_start and event.step_key == "derive":
-            return process
-    return None
-
-
 def test_a_killed_run_blocks_the_next_for_less_than_two_minutes(
     daemon: dg.DagsterInstance,
 ) -> None:
     # The sensor sees the landing zone and asks for the first run by itself.
     first = wait_for(lambda: daemon.get_runs(), 90)[0]
-    process = wait_for(lambda: run_process(daemon, first.run_id), 60)
+    process = wait_for(lambda: run_process(daemon, first.run_id, at_step="derive"), 60)
     os.kill(process, signal.SIGKILL)
     killed_at = time.monotonic()
 
@@ -648,7 +609,9 @@ def test_without_a_daemon_too_a_killed_run_holds_up_the_next_for_seconds_alone(
     first = launch("refresh")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         [run] = wait_for(lambda: instance.get_runs(), 180)
-        process = wait_for(lambda: run_process(instance, run.run_id), 180)
+        process = wait_for(
+            lambda: run_process(instance, run.run_id, at_step="derive"), 180
+        )
     os.kill(process, signal.SIGKILL)
     first.communicate()
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -20,7 +19,6 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import duckdb
 import pandas as pd
 
@@ -31,8 +29,6 @@ from tests.support.disk import Disk, mounted
 from tests.support.earlier_loader import PING_V2, before
 from tests.support.kills import Processes
 from tests.support.logs import USERS, dense_log
-
-PROJECT = Path(__file__).parents[3]
 
 # What says when, where or how often, and not what: another try may have others.
 VOLATILE = (
@@ -122,31 +118,6 @@ def environment(folder: Path, plain: Path) -> dict[str, str]:
         "DBT_WRITE_JSON": "false",
         "NO_COLOR": "1",
     }
-
-
-def make_dagster_home(plain: Path) -> Path:
-    """The Dagster instance that `environment` names, as `make dev` has it."""
-    home = plain / "dagster"
-    home.mkdir()
-    shutil.copy(PROJECT / "orchestration" / "dagster.yaml", home)
-    with dg.DagsterInstance.from_config(str(home)):
-        pass  # two processes that make a new one at once would race
-    return home
-
-
-def launch_refresh(environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A run of Dagster's job, as from a shell; it needs no daemon."""
-    return subprocess.Popen(
-        [
-            *(str(Path(sys.executable).with_name("dg")), "launch"),
-            *("-m", "orchestration.definitions", "--job", "refresh"),
-        ],
-        env={**os.environ, **environment},
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
 
 
 class Place:

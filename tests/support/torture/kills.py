@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -18,13 +17,15 @@ import dagster as dg
 
 from tests.support import oracle
 from tests.support.builders import Json, Warehouse, write_lines
-from tests.support.logs import a_snapshot, an_event
-from tests.support.torture.commands import (
+from tests.support.dagster_runs import (
     PROJECT,
-    environment,
-    launch_refresh,
-    make_dagster_home,
+    launch,
+    make_home,
+    run_process,
+    wait_for,
 )
+from tests.support.logs import a_snapshot, an_event
+from tests.support.torture.commands import environment
 from tests.support.torture.tally import Tally, rounds
 
 TESTS = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def dagster(seed: int, count: int) -> Tally:
         folder, plain = Path(name) / "warehouse", Path(name) / "plain"
         (folder / "landing" / "events").mkdir(parents=True)
         plain.mkdir()
-        home = make_dagster_home(plain)
+        home = make_home(plain / "dagster")
         given = {**environment(folder, plain), "LMS_REFRESH_CRON": "0 0 1 1 *"}
         with (
             mock.patch.dict(os.environ, given),
@@ -86,7 +87,7 @@ def dagster(seed: int, count: int) -> Tally:
                 whom = _kill_at_work(instance, plain / "daemon.log", random)
                 tally.tried += 1
                 print(f"  round {number}: {whom} killed", file=sys.stderr, flush=True)
-            last = launch_refresh(given)
+            last = launch("refresh", given)
             try:
                 said, _ = last.communicate(timeout=WAIT_SEC)
             except subprocess.TimeoutExpired:
@@ -119,9 +120,9 @@ def _kill_at_work(instance: dg.DagsterInstance, log: Path, random: Random) -> st
             start_new_session=True,
         )
     try:
-        run = _wait_for(lambda: _run_at_work(instance, before), log.read_text)
+        run = wait_for(lambda: _run_at_work(instance, before), WAIT_SEC)
         time.sleep(random.uniform(0, 20))
-        process = _process_of(instance, run.run_id)
+        process = run_process(instance, run.run_id)
         whom = random.choice(["the daemon", "the run", "both"])
         if whom != "the daemon" and process:
             with contextlib.suppress(ProcessLookupError):  # it has ended
@@ -143,26 +144,3 @@ def _run_at_work(
     """A new one, or one that was queued when its daemon was killed."""
     runs = [run for run in instance.get_runs() if run.run_id not in before]
     return runs[0] if runs else None
-
-
-def _process_of(instance: dg.DagsterInstance, run_id: str) -> int | None:
-    for record in instance.all_logs(run_id):
-        event = record.dagster_event
-        if (
-            event
-            and event.is_engine_event
-            and "pid" in event.engine_event_data.metadata
-        ):
-            return int(str(event.engine_event_data.metadata["pid"].value))
-    return None
-
-
-def _wait_for(
-    condition: Callable[[], dg.DagsterRun | None], told: Callable[[], str]
-) -> dg.DagsterRun:
-    deadline = time.monotonic() + WAIT_SEC
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no run began: {told()[-2000:]}")
-        time.sleep(0.2)
-    return found

@@ -29,14 +29,12 @@ from ingest.store.database import open_for_reading
 from serving import published
 from tests.support import oracle, reference
 from tests.support.builders import Json, Warehouse, as_line, write_lines
+from tests.support.dagster_runs import PROJECT, launch, make_home
 from tests.support.kills import Processes
 from tests.support.logs import USERS, Log, a_snapshot, an_event
 from tests.support.torture.commands import (
-    PROJECT,
     environment,
     imported,
-    launch_refresh,
-    make_dagster_home,
     run_and_tell,
 )
 from tests.support.torture.tally import Tally, rounds
@@ -96,7 +94,7 @@ class _Template:
         self.place = folder / "place"
         self.plain = folder / "plain"
         self.plain.mkdir()
-        make_dagster_home(self.plain)
+        make_home(self.plain / "dagster")
         events = self.place / "landing" / "events"
         events.mkdir(parents=True)
         size = EVENTS // FILES
@@ -175,7 +173,7 @@ class _Round:
         ]
         work = [self._commands() for _ in range(how_many)]
         started = numbers()
-        launched = launch_refresh(self._environment) if dagster else None
+        launched = launch("refresh", self._environment) if dagster else None
         deadline = time.monotonic() + BOUND_SEC
         running: list[tuple[BaseProcess, list[str], Path, list[list[str]]]] = []
         for commands in work:
