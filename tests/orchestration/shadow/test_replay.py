@@ -297,8 +297,8 @@ def test_what_a_part_cannot_put_right_everything_does(
 
 STRICTER = (
     "models/projections/prj_video_progress.sql",
-    "{{ var('completion_threshold') }}",
-    "0.95",
+    "{{ is_completing() | indent(8) }}",
+    "position_sec >= 0.95 * duration_sec",
 )
 UPSIDE_DOWN = (
     "models/monitoring/v_leaderboard.sql",
