@@ -34,7 +34,6 @@ from tests.support.builders import (
     new_warehouse,
     ping,
     quiz,
-    warehouse_again,
 )
 from tests.support.logs import Log, a_log, dense_log
 
@@ -192,8 +191,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def warehouse(folder: Path) -> Warehouse:
-    return warehouse_again(folder)
+def warehouse(derived_nothing: Warehouse, folder: Path) -> Warehouse:
+    return derived_nothing.copied(folder)
 
 
 # An example takes 6 s, so a failing one is not made smaller: the first row that differs
@@ -205,15 +204,15 @@ def warehouse(folder: Path) -> Warehouse:
 )
 @given(random=st.randoms(use_true_random=True))
 def test_order_batches_repetition_and_lateness_do_not_change_a_row(
-    folder: Path, random: Random
+    derived_nothing: Warehouse, folder: Path, random: Random
 ) -> None:
     log = a_log(random, size=random.randint(100, 250))
-    at_once = warehouse_again(folder)
+    at_once = derived_nothing.copied(folder)
     land_in_one_go(log, at_once)
     at_once.rebuild()
     assert_equals_oracle(at_once, log)
     state = at_once.state()
-    bit_by_bit = warehouse_again(folder)
+    bit_by_bit = derived_nothing.copied(folder)
     land_bit_by_bit(log, bit_by_bit, random, refreshes=random.randint(1, 2))
     assert_same_state(bit_by_bit.state(), state)
 
@@ -225,9 +224,11 @@ def all_rows(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def dense(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def dense(
+    derived_nothing: Warehouse, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
     """The dense log, landed bit by bit and derived; tests leave it as it is."""
-    warehouse = warehouse_again(folder)
+    warehouse = derived_nothing.copied(folder)
     land_bit_by_bit(dense_log(), warehouse, Random(1), refreshes=2)
     dense = Warehouse(tmp_path_factory.mktemp("dense"))
     shutil.copy(warehouse.path, dense.path)
@@ -366,9 +367,9 @@ EDGES = [
 
 
 @pytest.fixture(scope="module")
-def completions(folder: Path) -> Mapping[str, int]:
+def completions(derived_nothing: Warehouse, folder: Path) -> Mapping[str, int]:
     """Whether the class of each edge is completed; its id is the edge's index."""
-    warehouse = warehouse_again(folder)
+    warehouse = derived_nothing.copied(folder)
     warehouse.land(
         ping(f"e{index}", in_class=str(index), position=position, duration=duration)
         for index, (position, duration, _) in enumerate(EDGES)

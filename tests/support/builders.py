@@ -264,7 +264,7 @@ class Warehouse:
         self._make()
         given = {"now": NOW, **variables}
         is_all = select == ALL_MODELS
-        if is_all and not rebuild and self._made and self._made == self._makes(given):
+        if is_all and self._made and self._made == self._makes(given):
             # As a refresh of an unedited project does: a third of the time.
             select = ("config.materialized:incremental",)
         # Without the data tests and dbt's reports: 1.2 s instead of 2.5.
