@@ -272,6 +272,7 @@ def test_days_are_cut_in_the_time_zone_that_a_variable_sets(copy: Warehouse) -> 
     assert_equals_oracle(copy, dense_log(), time_zone="Asia/Kathmandu")
 
 
+@pytest.mark.long
 def test_a_model_that_failed_catches_up_in_the_next_refresh(
     dense: Warehouse, warehouse: Warehouse
 ) -> None:

@@ -257,6 +257,7 @@ def settings(demo: Demo, url: str, access: Path | None = None, **more: str) -> S
     )
 
 
+@pytest.mark.long
 def test_each_recipient_gets_what_they_may_see(demo: Demo, tmp_path: Path) -> None:
     access = tmp_path / "access.csv"
     access.write_text(
@@ -295,6 +296,7 @@ def test_each_recipient_gets_what_they_may_see(demo: Demo, tmp_path: Path) -> No
     assert "Active learners:" in text.get_content()
 
 
+@pytest.mark.long
 def test_a_password_is_not_sent_in_clear(demo: Demo) -> None:
     with mail_server() as server:
         url = f"smtp://ana:secret-word@127.0.0.1:{server.port}"
@@ -307,7 +309,12 @@ def test_a_password_is_not_sent_in_clear(demo: Demo) -> None:
 @pytest.mark.parametrize(
     ("url", "to", "message"),
     [
-        ("smtp://127.0.0.1:1", "a@b.example", "127.0.0.1:1: the report was not mailed"),
+        pytest.param(
+            "smtp://127.0.0.1:1",
+            "a@b.example",
+            "127.0.0.1:1: the report was not mailed",
+            marks=pytest.mark.long,
+        ),
         ("mail.example", "a@b.example", "LMS_REPORT_SMTP: give an address"),
         ("smtp://host:port", "a@b.example", "LMS_REPORT_SMTP: give an address"),
         ("smtp://127.0.0.1", "", "LMS_REPORT_TO: name who gets the report"),

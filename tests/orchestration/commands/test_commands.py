@@ -114,6 +114,7 @@ def test_a_warehouse_is_backed_up_and_restored_in_the_shell(folder: Path) -> Non
     assert "no folder of backups" in error_of("backup")
 
 
+@pytest.mark.long
 def test_status_says_how_far_the_models_are_behind(folder: Path) -> None:
     write_lines(folder / "a.ndjson", [ping("e1")])
     warehouse("land", "a.ndjson")
@@ -382,6 +383,7 @@ def test_files_of_learners_are_for_their_owner_and_group_alone(folder: Path) -> 
         assert path.stat().st_mode & (0o027 if path.is_dir() else 0o137) == 0, path
 
 
+@pytest.mark.long
 def test_an_escape_sequence_in_data_is_shown_and_not_obeyed(folder: Path) -> None:
     attack = "\x1b]0;title\x07\x9b31m"
     letter = b'{"event_id": "' + attack.encode()

@@ -312,6 +312,7 @@ def published_here(site: Site) -> Follower:
     return Follower(published.snapshot_path(site.path))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reads", ["a question", "a page"])
 def test_who_reads_a_snapshot_of_before_an_erasure_is_told_to_ask_again(
     site: Site, reads: str
@@ -335,6 +336,7 @@ def test_who_reads_a_snapshot_of_before_an_erasure_is_told_to_ask_again(
         ask_before_and_after()
 
 
+@pytest.mark.long
 def test_who_was_told_of_a_snapshot_just_before_an_erasure_gets_the_next(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +380,7 @@ def test_files_in_an_outbox_that_only_the_publisher_was_told_of_are_erased_too(
     assert CANARY not in "".join(contents).replace(NEIGHBOUR, "")
 
 
+@pytest.mark.long
 def test_dagster_s_logs_of_the_learner_are_erased_and_those_of_others_stay(
     original: Site, tmp_path: Path
 ) -> None:
@@ -492,6 +495,7 @@ def test_every_line_is_accounted_for_and_the_loads_say_how_many_are_erased(
     assert outcomes == ["accepted", "accepted", "erased", "rejected"]
 
 
+@pytest.mark.long
 def test_the_data_tests_of_dbt_hold(site: Site) -> None:
     from orchestration.derive import dbt_runner
 
@@ -636,6 +640,7 @@ def test_a_spool_file_that_a_writer_has_open_is_named_and_left(
     assert site.erase().in_use == ()
 
 
+@pytest.mark.long
 def test_erasing_twice_and_several(site: Site) -> None:
     first = site.erase()
     once = site.tables()

@@ -606,6 +606,7 @@ def test_what_was_landed_and_not_derived_is_asked_for_first(
         compare_lms(lms.path, warehouse.path)
 
 
+@pytest.mark.long
 def test_another_threshold_of_ours_is_a_cause(tmp_path: Path) -> None:
     lms = new_lms(tmp_path / "lms.sqlite")
     lms.ping(position=92, user_id="between")

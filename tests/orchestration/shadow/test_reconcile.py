@@ -291,6 +291,7 @@ def test_a_repair_gives_back_what_was_derived(warehouse: Warehouse) -> None:
     assert_same_state(warehouse.state(), sound)
 
 
+@pytest.mark.long
 def test_damage_in_a_published_file_is_named_and_a_repair_publishes_again(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +313,7 @@ def test_damage_in_a_published_file_is_named_and_a_repair_publishes_again(
     assert str(file) in mended.repaired[0]
 
 
+@pytest.mark.long
 def test_the_job_turns_the_assets_concerned_red(found: Reconciliation) -> None:
     from orchestration.definitions import defs
 
@@ -438,6 +440,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_nothing_half_done(place: Path, derived: Path) -> None:
     with small_disk(place, "64m"):
         warehouse = put(derived, place)

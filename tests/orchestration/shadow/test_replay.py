@@ -427,6 +427,7 @@ def after_deriving(does: Callable[[], object]) -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 def test_a_refresh_in_the_meantime_is_not_lost(
     refreshed: Warehouse, all_taken_in: Warehouse, tmp_path: Path
 ) -> None:
@@ -444,6 +445,7 @@ def test_a_refresh_in_the_meantime_is_not_lost(
     assert tables_of(warehouse) == tables_of(all_taken_in)
 
 
+@pytest.mark.long
 def test_an_erasure_in_the_meantime_is_not_undone_by_the_swap(
     refreshed: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,6 +527,7 @@ def test_as_of_a_moment_is_a_warehouse_that_was_given_what_had_come_by_then(
         assert warehouse.path.read_bytes() == before
 
 
+@pytest.mark.long
 def test_as_of_shows_what_is_chosen_and_writes_it_out(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
@@ -767,6 +770,7 @@ def command(
     return json.loads(printed.out or "null"), printed.err
 
 
+@pytest.mark.long
 def test_the_command_shows_each_difference_and_swaps_only_on_demand(
     at_hand: Warehouse, refreshed: Warehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:

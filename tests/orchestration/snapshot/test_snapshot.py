@@ -151,6 +151,7 @@ def test_a_reader_sees_one_state_through_many_refreshes(warehouse: Warehouse) ->
     assert seen[-1][0] == 1 + refreshes * 3
 
 
+@pytest.mark.long
 def test_three_snapshots_are_kept_and_events_are_never_rewritten(
     warehouse: Warehouse,
 ) -> None:
@@ -245,6 +246,7 @@ class Recorded:
         return self._connection.execute(sql, *values)
 
 
+@pytest.mark.long
 def test_views_that_nobody_edited_are_taken_from_the_snapshot_before(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +279,7 @@ def test_views_that_nobody_edited_are_taken_from_the_snapshot_before(
     assert published(warehouse, "from analytics.v_kpi") == [(1,)]
 
 
+@pytest.mark.long
 def test_an_event_that_is_gone_from_raw_leaves_an_orphan_in_the_next_snapshot(
     warehouse: Warehouse,
 ) -> None:
@@ -321,6 +324,7 @@ def test_the_events_of_a_learner_stand_together_in_a_file(
     assert len({*users}) == 7
 
 
+@pytest.mark.long
 def test_a_damaged_snapshot_is_replaced_by_one_that_is_written_whole(
     warehouse: Warehouse,
 ) -> None:
@@ -373,6 +377,7 @@ def test_a_warehouse_with_the_bookkeeping_of_an_earlier_version_is_refreshed(
     assert made_again(warehouse, "e3") == set()
 
 
+@pytest.mark.long
 def test_a_table_of_another_shape_is_written_anew(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     refreshed(warehouse)
@@ -538,6 +543,7 @@ def test_views_and_seeds_are_made_again_when_one_is_not_as_it_was_made(
 LEADERBOARD_SQL = "select sql from duckdb_views() where view_name = 'v_leaderboard'"
 
 
+@pytest.mark.long
 def test_what_came_while_it_was_derived_is_left_to_the_next(
     warehouse: Warehouse,
 ) -> None:
@@ -554,6 +560,7 @@ def test_what_came_while_it_was_derived_is_left_to_the_next(
     ]
 
 
+@pytest.mark.long
 def test_another_warehouse_in_the_same_place_starts_over(warehouse: Warehouse) -> None:
     warehouse.land([ping("of the first")])
     refreshed(warehouse)
@@ -569,6 +576,7 @@ def test_another_warehouse_in_the_same_place_starts_over(warehouse: Warehouse) -
     assert b"of the first" not in events.read_bytes()
 
 
+@pytest.mark.long
 def test_what_a_killed_publication_left_goes(warehouse: Warehouse) -> None:
     warehouse.land([ping("e1")])
     refreshed(warehouse)
