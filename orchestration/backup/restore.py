@@ -40,7 +40,8 @@ Source = Literal["backup", "published", "landing"]
 
 _OUTBOX_IS_LOST = (
     "what was sent to others (schema outbox): the next `warehouse publish` enqueues "
-    "every signal again, under its id and with a new number"
+    "every signal again, under its id and with a new number; move away what it wrote "
+    "to LMS_OUTBOX, which has the old numbers"
 )
 _LETTERS_ARE_JUDGED_AGAIN = (
     "retries and discards of dead letters: each line is judged by today's contracts "

@@ -231,7 +231,7 @@ def test_landing_again_gives_what_was_there_with_its_times_and_in_its_order(
     restored = site.restore("landing")
 
     assert site.rows() == before
-    assert any("outbox" in line for line in restored.plan.lost)
+    assert any("LMS_OUTBOX" in line for line in restored.plan.lost)
 
 
 def test_a_file_that_was_moved_in_the_landing_zone_is_found_by_its_content(

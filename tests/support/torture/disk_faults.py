@@ -6,7 +6,9 @@ too, and what was done before it is there. Then the same command ends where an u
 one ends.
 """
 
+import contextlib
 import functools
+import shutil
 from collections.abc import Sequence
 from random import Random
 from typing import get_args
@@ -119,9 +121,12 @@ class _Tortured:
         self._compare(f"{what}, and run again", tally)
 
     def _restore(self, what: str, tally: Tally) -> None:
-        """What the message says: move it away, and land again what was landed."""
+        """What the messages say: move it away, and what was published to a folder, and
+        land again what was landed."""
         for name in ("warehouse.duckdb", "warehouse.duckdb.wal"):
             (self._at.disk.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._at.disk.folder / "outbox")
         restore = Command("restore", "", ("restore", "--from-landing"))
         for command in (restore, self._command, *_AFTERWARDS):
             run = self._at.run(command)
