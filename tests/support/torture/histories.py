@@ -224,7 +224,7 @@ class History(RuleBasedStateMachine):
             completion_threshold=self.threshold,
         )
 
-    @precondition(lambda self: self.steps % 8 == 7)
+    @precondition(lambda self: self.steps % 4 == 3)
     @rule(rebuild=st.sampled_from([False, False, False, True]))
     def refresh(self, rebuild: bool) -> None:
         self._next()
