@@ -4,7 +4,10 @@ with
 
 pings as (
 
-    select * from {{ ref('stg_video_ping') }}
+    select
+        * exclude (line),
+        case when {{ is_at_completion_edge() }} then line end as line_at_edge
+    from {{ ref('stg_video_ping') }}
     where load_id > {{ watermark() }}
 
 ),

@@ -39,7 +39,7 @@ final as (
         occurred_at,
         received_at,
         load_id,
-        case when {{ is_at_completion_edge() }} then line end as line_at_edge
+        line
     from upcast
 
 )

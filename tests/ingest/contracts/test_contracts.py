@@ -110,7 +110,7 @@ def outcomes(warehouse: Warehouse, contract: Contract) -> Json:
 
 
 # A column of a staging model that is no field of a contract.
-LINE = "line_at_edge"
+LINE = "line"
 
 
 def columns(row: Json) -> Json:

@@ -49,8 +49,8 @@ def test_a_threshold_of_95_percent_is_tried_before_it_is_published(
     found = sandbox.diff(warehouse.path, "threshold")
 
     assert found.load_id == 3
-    # Who judges a ping's line at the edge is the first that has the threshold.
-    assert found.edited == ("staging.stg_video_ping",)
+    assert found.edited == ("projections.prj_video_progress",)
+    assert "projections.prj_video_watch" not in found.downstream
     assert {"progress.v_user_progress", "exposure lms_progress_page"} <= set(
         found.downstream
     )
