@@ -10,7 +10,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,25 +17,11 @@ import filelock
 
 from ingest.store import files
 from orchestration.defs.resources import POOL
+from orchestration.runs import alive
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_SEC = 5.0
-
-
-def _locks(instance: dg.DagsterInstance) -> Path:
-    return Path(instance.root_directory) / "running"
-
-
-@contextlib.contextmanager
-def _alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """While the block runs, other processes see that the run is not dead."""
-    path = _locks(instance) / run_id
-    path.parent.mkdir(exist_ok=True)
-    with files.lock(path):
-        yield
-        # Left where the run raised: the next one looks whether it kept a place.
-        path.unlink(missing_ok=True)
 
 
 def free_places_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
@@ -49,7 +34,7 @@ def free_places_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
     for run_id in {
         *(slot.run_id for slot in storage.get_concurrency_info(POOL).claimed_slots)
     }:
-        path = _locks(instance) / run_id
+        path = alive.folder(instance) / run_id
         if not path.exists():
             continue
         with contextlib.suppress(filelock.Timeout), files.lock(path, wait_sec=0):
@@ -87,7 +72,7 @@ class _Alive(dg.Executor):
                 with contextlib.suppress(Exception):  # the storage is busy: next time
                     free_places_of_the_dead(instance)
 
-        with _alive(instance, plan_context.dagster_run.run_id):
+        with alive.alive(instance, plan_context.dagster_run.run_id):
             free_places_of_the_dead(instance)
             watch = threading.Thread(target=look, name="dead runs", daemon=True)
             watch.start()
