@@ -56,7 +56,9 @@ def main() -> int | str:
     import_all(definitions)
     if not has_one_thread():
         if len(attempts) == _ATTEMPTS:
-            return "error: a library that is imported starts threads: nothing can be forked"
+            return (
+                "error: a library that is imported starts threads; no run can be forked"
+            )
         os.dup2(answers.fileno(), sys.stdout.fileno())
         os.execv(sys.executable, [*sys.orig_argv, "again"])
     while line := sys.stdin.readline():

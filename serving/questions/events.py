@@ -216,15 +216,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Events:
-    """One page of the events, newest first, and how many there are in all."""
+    """The newest events, and how many there are in all."""
 
     rows: list[Row]
     total: int
 
 
-def events(
-    reader: Reader, selection: Selection, *, limit: int = 50, offset: int = 0
-) -> Events:
+def events(reader: Reader, selection: Selection, *, limit: int = 50) -> Events:
     """Raises `NamesHidden`: events are of single learners."""
     reader.needs_names()
     on_signals = _ON_SIGNALS if selection.kind in ("signals", "reached") else ()
@@ -241,24 +239,19 @@ def events(
     ]
     source = f"from raw.lms_event where {' and '.join(conditions)}"
     values = dataclasses.asdict(selection)
-    [[total]] = [
-        list(row.values())
-        for row in reader.rows(f"select count(*) as total {source}", **values)
-    ]
-    # Which they are is asked first: of all events only narrow columns are read.
+    # How far back the page goes is asked first: of all events only narrow columns are
+    # read, and of those before it nothing.
+    found = reader.row(
+        f"""
+        select
+            count(*) as total,
+            list_last(max(occurred_at, {int(limit)})) as since
+        {source}
+        """,
+        **values,
+    )
     rows = reader.rows(
         f"""
-        with
-
-        chosen as materialized (
-
-            select event_id, user_id, occurred_at
-            {source}
-            order by occurred_at desc, event_id desc
-            limit {int(limit)} offset {int(offset)}
-
-        )
-
         select
             event_id, type, user_id, class_id, occurred_at, received_at, load_id, file,
             line_number,
@@ -269,13 +262,14 @@ def events(
             json_extract(payload, '$.score') as score,
             json_extract(payload, '$.max_score') as max_score,
             json_extract(payload, '$.passed') as passed
-        from raw.lms_event
-        inner join chosen using (event_id, user_id, occurred_at)
+        {source} and occurred_at >= $since
         order by occurred_at desc, event_id desc
+        limit {int(limit)}
         """,
+        since=found["since"],
         **values,
     )
-    return Events([_with_what(row) for row in rows], total)
+    return Events([_with_what(row) for row in rows], found["total"])
 
 
 def _with_what(row: Row) -> Row:

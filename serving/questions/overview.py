@@ -1,7 +1,7 @@
 """How the platform, or the courses in scope, are doing."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from serving import formats
@@ -194,82 +194,110 @@ def courses(reader: Reader) -> list[str]:
     return [row["course_id"] for row in rows]
 
 
-def daily_events(reader: Reader, days: int = 60) -> list[Row]:
-    """Day, type, events, learners; the last days that have any."""
-    if reader.scope.courses is None:
-        source = "select * from monitoring.v_event_daily_stats"
-    else:
-        source = f"""
+@dataclass(frozen=True)
+class Daily:
+    """`events` are day, type, events, learners; `learners` day, learners with an event:
+    of the last days that have any."""
+
+    events: list[Row]
+    learners: list[Row]
+
+
+def daily(reader: Reader, days: int = 60) -> Daily:
+    of_scope = _daily if reader.scope.courses is None else _daily_of_courses
+    events, learners = of_scope(reader, days)
+    return Daily(
+        reader.suppressed(events, ("user_count",)),
+        reader.suppressed(learners, ("user_count",)),
+    )
+
+
+def _daily(reader: Reader, days: int) -> tuple[list[Row], list[Row]]:
+    # The day is a value in what follows: DuckDB counts no learners of earlier ones.
+    newest = reader.row(
+        "select max(active_on) as active_on from projections.prj_active_day"
+    )
+    after = {"after": newest["active_on"] and newest["active_on"] - timedelta(days)}
+    return (
+        reader.rows(
+            """
+            select * from monitoring.v_event_daily_stats
+            where event_date > $after
+            order by event_date, event_type
+            """,
+            **after,
+        ),
+        reader.rows(
+            """
+            select active_on, count(*) as user_count from projections.prj_active_day
+            where active_on > $after
+            group by active_on
+            order by active_on
+            """,
+            **after,
+        ),
+    )
+
+
+def _daily_of_courses(reader: Reader, days: int) -> tuple[list[Row], list[Row]]:
+    """Read of the events: no state has a learner's days by class."""
+    found = reader.rows(
+        f"""
+        with
+
+        counted as (
+
             select
                 {reader.day("occurred_at")} as event_date,
                 type as event_type,
                 count(*) as event_count,
-                count(distinct user_id) as user_count
+                count(distinct user_id) as user_count,
+                grouping(type) as is_day
             from raw.lms_event
             where
                 {reader.classes("class_id")}
                 and occurred_at > {NOW} - to_days({days + 1})
-            group by event_date, event_type
-        """
-    rows = reader.rows(
-        f"""
-        with stats as ({source})
-        select * from stats
-        where event_date > (select max(event_date) from stats) - {days}
-        order by event_date, event_type
-        """
-    )
-    return reader.suppressed(rows, ("user_count",))
-
-
-def daily_learners(reader: Reader, days: int = 60) -> list[Row]:
-    """Day, learners with an event; the last days that have any."""
-    if reader.scope.courses is None:
-        source = "select active_on, user_id from projections.prj_active_day"
-    else:
-        source = f"""
-            select {reader.day("occurred_at")} as active_on, user_id from raw.lms_event
-            where
-                {reader.classes("class_id")}
-                and occurred_at > {NOW} - to_days({days + 1})
-        """
-    rows = reader.rows(
-        f"""
-        with active as ({source})
-        select active_on, count(distinct user_id) as user_count from active
-        where active_on > (select max(active_on) from active) - {days}
-        group by active_on
-        order by active_on
-        """
-    )
-    return reader.suppressed(rows, ("user_count",))
-
-
-def daily_signals(reader: Reader, days: int = 60) -> list[Row]:
-    """Day, type, signals."""
-    rows = reader.rows(
-        f"""
-        with
-
-        signals as (
-
-            select
-                {reader.day("occurred_at")} as signal_date,
-                type as signal_type,
-                count(*) as signal_count,
-                count(distinct user_id) as user_count
-            from signals.lms_signal
-            where
-                {reader.courses("course_id")}
-                or {reader.classes("class_id")}
-            group by signal_date, signal_type
+            group by grouping sets ((event_date, event_type), (event_date))
 
         )
 
-        select * from signals
-        where signal_date > (select max(signal_date) from signals) - {days}
-        order by signal_date, signal_type
+        select * from counted
+        where event_date > (select max(event_date) from counted) - {days}
+        order by event_date, event_type
         """
+    )
+    events, learners = [], []
+    for row in found:
+        if row.pop("is_day"):
+            of_day = {"active_on": row["event_date"], "user_count": row["user_count"]}
+            learners.append(of_day)
+        else:
+            events.append(row)
+    return events, learners
+
+
+def daily_signals(reader: Reader, days: int = 60) -> list[Row]:
+    """Day, type, signals; of the last days that have any."""
+    condition = f"({reader.courses('course_id')} or {reader.classes('class_id')})"
+    newest = reader.row(
+        f"""
+        select max({reader.day("occurred_at")}) as day from signals.lms_signal
+        where {condition}
+        """
+    )
+    rows = reader.rows(
+        f"""
+        select
+            {reader.day("occurred_at")} as signal_date,
+            type as signal_type,
+            count(*) as signal_count,
+            count(distinct user_id) as user_count
+        from signals.lms_signal
+        where {condition} and {reader.day("occurred_at")} > $after
+        group by signal_date, signal_type
+        order by signal_date, signal_type
+        """,
+        after=newest["day"] and newest["day"] - timedelta(days),
     )
     return reader.suppressed(rows, ("user_count",))
 

@@ -161,7 +161,8 @@ def _new(reader: Reader, since: date) -> Section:
 def _activity(reader: Reader, since: date, today: date) -> Section:
     days = (today - since).days + 1
     shown = []
-    events = _from(overview.daily_events(reader, days), "event_date", since)
+    daily = overview.daily(reader, days)
+    events = _from(daily.events, "event_date", since)
     if any(row["event_count"] for row in events):
         chart = charts.daily(
             events,
@@ -171,7 +172,7 @@ def _activity(reader: Reader, since: date, today: date) -> Section:
             noun="events",
         )
         shown.append(("events", chart))
-    learners = _from(overview.daily_learners(reader, days), "active_on", since)
+    learners = _from(daily.learners, "active_on", since)
     if any(row["user_count"] for row in learners):
         shown.append(("learners", charts.active_learners(learners)))
     signals = _from(overview.daily_signals(reader, days), "signal_date", since)

@@ -89,7 +89,7 @@ def test_a_scope_is_in_every_query(scoped: Reader, reader: Reader) -> None:
     assert course.leaderboard(scoped, "data-literacy") == []
     assert video.retention(scoped, "data-literacy/charts").bins == []
     assert (
-        sum(row["event_count"] for row in overview.daily_events(scoped))
+        sum(row["event_count"] for row in overview.daily(scoped).events)
         == (of_course["events"])
     )
     [learners] = [k for k in overview.kpis(scoped) if k.name == "learner_count"]
@@ -122,7 +122,7 @@ def test_nobody_is_named_and_no_number_is_of_few_for_who_may_not_see_names(
         *(row["learner_count"] for row in course.statuses(nameless, COURSE)),
         *(row["viewer_count"] for row in video.videos(nameless)),
         *(row["learner_count"] for row in video.coverage(nameless, f"{COURSE}/joins")),
-        *(row["user_count"] for row in overview.daily_events(nameless)),
+        *(row["user_count"] for row in overview.daily(nameless).events),
     ]
     assert None in shown
     assert all(count is None or count == 0 or count >= 5 for count in shown)
@@ -240,7 +240,7 @@ def test_a_number_leads_to_as_many_events_as_it_counts(reader: Reader) -> None:
             reader, Selection(kind="bin", class_id=class_id, bin=row["bin"])
         )
         assert found.total == row["ping_count"]
-    for row in overview.daily_events(reader)[::9]:
+    for row in overview.daily(reader).events[::9]:
         selection = Selection(day=f"{row['event_date']}", type=row["event_type"])
         assert events.events(reader, selection).total == row["event_count"]
     for risk in needs_help.at_risk(reader)[::6]:
@@ -326,8 +326,8 @@ def test_every_chart_keeps_the_schema_of_vega_lite(reader: Reader) -> None:
     learner_id = "learner-0016"
     days = {"day": "event_date", "kind": "event_type", "count": "event_count"}
     made = {
-        "daily": charts.daily(overview.daily_events(reader), **days, noun="events"),
-        "active_learners": charts.active_learners(overview.daily_learners(reader)),
+        "daily": charts.daily(overview.daily(reader).events, **days, noun="events"),
+        "active_learners": charts.active_learners(overview.daily(reader).learners),
         "funnel": charts.funnel(funnel.steps, funnel.started),
         "retention": charts.retention(video.retention(reader, f"{COURSE}/joins").bins),
         "tenths": charts.tenths(video.coverage(reader, f"{COURSE}/joins"), what="a"),
@@ -422,7 +422,7 @@ def test_a_snapshot_without_names_has_no_learners_id_in_any_byte(
             lambda each: course.funnel(each, COURSE),
             quiz.difficulty,
             video.videos,
-            overview.daily_events,
+            overview.daily,
             lambda each: [(kpi.name, kpi.value) for kpi in overview.kpis(each)],
         ):
             assert same(copy) == same(reader)

@@ -11,7 +11,8 @@ from serving.tables import Column
 @drawn("Overview")
 def show(page: Page) -> None:
     page.kpis(overview.kpis(page.reader, page.course))
-    events = overview.daily_events(page.reader)
+    daily = overview.daily(page.reader)
+    events = daily.events
     st.header("Events and learners a day")
     if events:
         page.chart(
@@ -23,9 +24,8 @@ def show(page: Page) -> None:
                 noun="events",
             )
         )
-    learners = overview.daily_learners(page.reader)
-    if learners:
-        page.chart(charts.active_learners(learners))
+    if daily.learners:
+        page.chart(charts.active_learners(daily.learners))
     with st.expander("Every day, as a table"):
         page.table(
             (

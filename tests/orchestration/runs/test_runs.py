@@ -16,7 +16,6 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from ingest.store import database
 from orchestration.runs import alive
 from orchestration.runs.event_log import OpenEventLog
-from orchestration.runs.launcher import ForkingRunLauncher
 from tests.support.builders import ping, write_lines
 from tests.support.dagster_runs import PROJECT, make_home, run_process, wait_for
 
@@ -44,13 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def instance(folder: Path) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
         yield instance
-
-
-@pytest.fixture
-def launcher(instance: dg.DagsterInstance) -> ForkingRunLauncher:
-    launcher = instance.run_launcher
-    assert isinstance(launcher, ForkingRunLauncher)
-    return launcher
 
 
 def start(instance: dg.DagsterInstance, job: str = "refresh") -> dg.DagsterRun:
@@ -83,34 +75,42 @@ def begun(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
     )
 
 
-def server_of(launcher: ForkingRunLauncher) -> int:
-    """The process that the launcher forks."""
-    assert launcher._server is not None
-    return launcher._server._process.pid
+def server() -> int:
+    """The process that is forked: a child of this one."""
+    [found] = (
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if b"fork_server" in (folder / "cmdline").read_bytes()
+        and parent_of(int(folder.name)) == os.getpid()
+    )
+    return found
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_runs_are_forked_from_one_process_that_has_one_thread(
-    instance: dg.DagsterInstance, launcher: ForkingRunLauncher, folder: Path
+    instance: dg.DagsterInstance, folder: Path
 ) -> None:
     first = ended(instance, start(instance))
-    server = server_of(launcher)
-    threads = os.listdir(f"/proc/{server}/task")
+    forked = server()
+    threads = os.listdir(f"/proc/{forked}/task")
     with database.open_for_writing(folder / "warehouse.duckdb"):
         second = start(instance)
-        process = begun(instance, second)
-        parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
+        parent = parent_of(begun(instance, second))
 
     assert first.status == dg.DagsterRunStatus.SUCCESS
     assert ended(instance, second).status == dg.DagsterRunStatus.SUCCESS
-    assert server_of(launcher) == server == int(parent)
-    assert threads == [str(server)]
+    assert server() == forked == parent
+    assert threads == [str(forked)]
 
 
 def test_after_an_edit_of_the_project_another_process_is_forked(
-    instance: dg.DagsterInstance, launcher: ForkingRunLauncher
+    instance: dg.DagsterInstance,
 ) -> None:
     ended(instance, start(instance))
-    before = server_of(launcher)
+    before = server()
     edited = PROJECT / "orchestration" / "definitions.py"
     stat = edited.stat()
     try:
@@ -119,7 +119,7 @@ def test_after_an_edit_of_the_project_another_process_is_forked(
     finally:
         os.utime(edited, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
-    assert server_of(launcher) != before
+    assert server() != before
     assert ended(instance, run).status == dg.DagsterRunStatus.SUCCESS
 
 
