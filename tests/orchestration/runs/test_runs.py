@@ -171,11 +171,11 @@ def test_the_log_keeps_a_few_files_open(tmp_path: Path) -> None:
     log = OpenEventLog(str(tmp_path))
     for number in range(20):
         assert log.get_logs_for_run(f"run-{number}") == []
-    opened = [
+    opened = {
         os.readlink(f"/proc/self/fd/{name}")
         for name in os.listdir("/proc/self/fd")
         if os.path.exists(f"/proc/self/fd/{name}")
-    ]
+    }
     log.dispose()
 
     assert 1 <= sum(path.endswith(".db") for path in opened) <= 9
