@@ -153,7 +153,7 @@ def test_commands_say_neither_a_secret_nor_a_learners_id(shell: Shell) -> None:
 
 @pytest.mark.long
 def test_dbt_dagster_and_receivers_log_neither_a_secret_nor_a_learners_id(
-    shell: Shell, dbt: None
+    shell: Shell, dbt: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, target = shell.folder / "dagster", shell.folder / "target"
     home.mkdir()
@@ -186,6 +186,7 @@ def test_dbt_dagster_and_receivers_log_neither_a_secret_nor_a_learners_id(
     assert {Path(name).suffix for name in of_learners} <= {".db", ".db-wal", ".db-shm"}
     import dagster as dg
 
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         for run in instance.get_runs():
             assert LEARNER not in json.dumps(run.run_config)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import dagster as dg
 
@@ -20,7 +21,10 @@ def make_home(home: Path) -> Path:
     """The folder of an instance, as `make dev` has it."""
     home.mkdir()
     shutil.copy(PROJECT / "orchestration" / "dagster.yaml", home)
-    with dg.DagsterInstance.from_config(str(home)):
+    with (
+        mock.patch.dict(os.environ, DAGSTER_HOME=str(home)),
+        dg.DagsterInstance.from_config(str(home)),
+    ):
         pass  # two processes that make a fresh instance at once would race
     return home
 

@@ -21,6 +21,7 @@ from orchestration.backup.backup import backup
 from orchestration.doctor.doctor import look
 from orchestration.doctor.finding import Finding
 from tests.support.builders import Warehouse, ping, write_lines
+from tests.support.dagster_runs import make_home
 from tests.support.snapshot import publish_without_dbt
 
 
@@ -227,17 +228,9 @@ def test_who_holds_the_warehouse_is_named_and_not_waited_for(site: Site) -> None
 
 
 @pytest.fixture
-def dagster_home(site: Site) -> Path:
-    import dagster as dg
-
-    home = site.folder / "dagster"
-    home.mkdir()
-    project = Path(__file__).parents[3]
-    (home / "dagster.yaml").write_bytes(
-        (project / "orchestration" / "dagster.yaml").read_bytes()
-    )
-    with dg.DagsterInstance.from_config(str(home)):
-        pass
+def dagster_home(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = make_home(site.folder / "dagster")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
     site.settings = replace(site.settings, dagster_home=home)
     return home
 
