@@ -312,9 +312,7 @@ def test_an_event_that_is_gone_from_raw_leaves_an_orphan_in_the_next_snapshot(
     assert share == 1
 
 
-def test_the_events_of_a_learner_stand_together_in_a_file(
-    warehouse: Warehouse,
-) -> None:
+def test_what_is_of_a_learner_stands_together(warehouse: Warehouse) -> None:
     warehouse.land([ping(f"e{n}", user=f"u{n % 7}") for n in range(70)])
     refreshed(warehouse)
     [(file,)] = published(warehouse, "from published.event_file")
@@ -322,6 +320,10 @@ def test_the_events_of_a_learner_stand_together_in_a_file(
     users = pq.read_table(path, columns=["user_id"]).column("user_id").to_pylist()
     assert users == sorted(users)
     assert len({*users}) == 7
+    for table in ("prj_class_activity", "prj_user_quarter_hour", "prj_video_watch"):
+        rows = published(warehouse, f"select user_id from projections.{table}")
+        assert len(rows) >= 7
+        assert rows == sorted(rows)
 
 
 @pytest.mark.long
