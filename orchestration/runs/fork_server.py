@@ -36,8 +36,8 @@ def execute(arguments: str) -> None:
     """Executes a run in this process, and ends it."""
     from dagster._cli.api import execute_run_command
 
-    # Whoever writes to the output of a run does not answer in our place.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # What a run reads is not the arguments of the next.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     execute_run_command.main([arguments])
 

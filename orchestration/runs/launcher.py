@@ -1,5 +1,6 @@
 """Starts runs as forks of a process that has imported what they need."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -147,8 +148,9 @@ def _edition() -> frozenset[tuple[Path, int, int]]:
         for name in ("ingest", "orchestration", "serving")
         for file in (_PROJECT / name).rglob("*.py")
     )
-    return frozenset(
-        (file, stat.st_mtime_ns, stat.st_size)
-        for file in (*code, *dbt_project.files())
-        if (stat := file.stat())
-    )
+    found = set()
+    for file in (*code, *dbt_project.files()):
+        with contextlib.suppress(FileNotFoundError):  # an editor's, gone by now
+            stat = file.stat()
+            found.add((file, stat.st_mtime_ns, stat.st_size))
+    return frozenset(found)

@@ -178,6 +178,7 @@ def test_the_log_keeps_a_few_files_open(tmp_path: Path) -> None:
     }
     log.dispose()
 
-    assert 1 <= sum(path.endswith(".db") for path in opened) <= 9
+    ours = [path for path in opened if path.startswith(str(tmp_path))]
+    assert 1 <= sum(path.endswith(".db") for path in ours) <= 9
     with sqlite3.connect(tmp_path / "run-0.db") as found:
         assert found.execute("select count(*) from event_logs").fetchall() == [(0,)]
