@@ -72,7 +72,7 @@ class _Alive(dg.Executor):
                 with contextlib.suppress(Exception):  # the storage is busy: next time
                     free_places_of_the_dead(instance)
 
-        with alive.alive(instance, plan_context.dagster_run.run_id):
+        with alive.holding(instance, plan_context.dagster_run.run_id):
             free_places_of_the_dead(instance)
             watch = threading.Thread(target=look, name="dead runs", daemon=True)
             watch.start()

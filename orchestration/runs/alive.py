@@ -16,7 +16,7 @@ def folder(instance: DagsterInstance) -> Path:
 
 
 @contextlib.contextmanager
-def alive(instance: DagsterInstance, run_id: str) -> Iterator[None]:
+def holding(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """While the block runs, other processes see that the run is not dead."""
     path = folder(instance) / run_id
     path.parent.mkdir(exist_ok=True)
@@ -29,7 +29,7 @@ def alive(instance: DagsterInstance, run_id: str) -> Iterator[None]:
 def process_of(instance: DagsterInstance, run_id: str) -> int | None:
     """The process of a run that is under way; None for one that has not begun, has
     ended, or is of an earlier version."""
-    if is_free(folder(instance) / run_id):
+    if _is_free(folder(instance) / run_id):
         return None
     said = [
         event.engine_event_data.metadata["pid"].value
@@ -42,10 +42,10 @@ def process_of(instance: DagsterInstance, run_id: str) -> int | None:
 def is_dead(instance: DagsterInstance, run_id: str) -> bool:
     """Whether the run had begun and its process is gone."""
     path = folder(instance) / run_id
-    return path.exists() and is_free(path)
+    return path.exists() and _is_free(path)
 
 
-def is_free(path: Path) -> bool:
+def _is_free(path: Path) -> bool:
     """Whether nobody holds the lock."""
     if not path.exists():
         return True

@@ -3,8 +3,9 @@
     python -m orchestration.runs.fork_server orchestration.definitions
 
 Each line of its input are the arguments of a run, as `dagster api execute_run` takes
-them; each is answered with the process id of the run. It ends with its input, and a run
-that is under way goes on.
+them; each is answered with the process id of the run, or with one line that begins with
+`error` when nothing can be forked. It ends with its input, and a run that is under way
+goes on.
 
 A fork has only the thread that forked, so this process has no other: it opens no
 warehouse and no instance. dbt leaves threads behind when it parses all of the project;
@@ -15,6 +16,8 @@ import importlib
 import os
 import signal
 import sys
+
+from ingest.errors import first_line
 
 # To begin with one thread; an edit meanwhile makes dbt parse again.
 _ATTEMPTS = 5
@@ -46,19 +49,21 @@ def has_one_thread() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 
 
-def main() -> int | str:
+def main() -> int:
     definitions, *attempts = sys.argv[1:]
     # An interrupt is for the runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what imports say is no answer
-    import_all(definitions)
+    try:
+        import_all(definitions)
+        if not has_one_thread() and len(attempts) == _ATTEMPTS:
+            raise RuntimeError("a library that runs import starts threads")
+    except Exception as error:
+        print(f"error: {first_line(error)}", file=answers, flush=True)
+        raise
     if not has_one_thread():
-        if len(attempts) == _ATTEMPTS:
-            return (
-                "error: a library that is imported starts threads; no run can be forked"
-            )
         os.dup2(answers.fileno(), sys.stdout.fileno())
         os.execv(sys.executable, [*sys.orig_argv, "again"])
     while line := sys.stdin.readline():

@@ -49,22 +49,21 @@ class ForkServer:
 
     def fork(self, arguments: str) -> int:
         """The process of a run that was started. Raises `DagsterLaunchFailedError`."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has said why
             self._arguments.write(f"{arguments}\n")
             self._arguments.flush()
-            answer = self._answers.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
+        answer = self._answers.readline()
+        if not answer.strip().isdecimal():
+            reason = answer.strip() or f"it ended with {self._process.wait()}"
             raise DagsterLaunchFailedError(  # type: ignore[no-untyped-call]
-                "the process that runs are forked from ended with "
-                f"{self._process.wait()}; the log of dagster-daemon says why"
+                f"no run can be forked: {reason}; the log of dagster-daemon has more"
             )
         return int(answer)
 
     def close(self) -> None:
         """Ends it; the runs go on."""
-        self._arguments.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._arguments.close()
         self._answers.close()
         self._process.wait()
 

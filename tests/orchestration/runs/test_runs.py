@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.event_log import SqliteEventLogStorage
@@ -16,6 +17,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from ingest.store import database
 from orchestration.runs import alive
 from orchestration.runs.event_log import OpenEventLog
+from orchestration.runs.launcher import ForkServer
 from tests.support.builders import ping, write_lines
 from tests.support.dagster_runs import PROJECT, make_home, run_process, wait_for
 
@@ -26,7 +28,8 @@ BEGINS_WITHIN_SEC = 120
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One event has arrived; a run waits a minute for the warehouse."""
+    """An empty warehouse, and one event that has arrived; a run waits a minute for
+    whoever has the warehouse open."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "landing" / "events").mkdir(parents=True)
     write_lines(folder / "landing" / "events" / "a.ndjson", [ping("e1", position=95)])
@@ -36,6 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LMS_LOCK_WAIT_SEC", "60")
         patch.setenv("DAGSTER_HOME", str(folder / "dagster"))
         make_home(folder / "dagster")
+        with database.open_for_writing(folder / "warehouse.duckdb", make=True):
+            pass
         yield folder
 
 
@@ -121,6 +126,18 @@ def test_after_an_edit_of_the_project_another_process_is_forked(
 
     assert server() != before
     assert ended(instance, run).status == dg.DagsterRunStatus.SUCCESS
+
+
+def test_what_keeps_runs_from_being_forked_is_said_where_one_is_launched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMS_LOCK_WAIT_SEC", "soon")
+    forked = ForkServer()
+    with pytest.raises(
+        DagsterLaunchFailedError, match=r"error: LMS_LOCK_WAIT_SEC.*soon"
+    ):
+        forked.fork("{}")
+    forked.close()
 
 
 def test_a_run_that_is_stopped_is_canceled_and_lets_the_warehouse_go(
