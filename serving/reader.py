@@ -219,8 +219,8 @@ class Follower:
 def _says(connection: duckdb.DuckDBPyConnection) -> tuple[int, datetime, str]:
     """Its load, when it was published, and the zone that its days are cut in.
 
-    The zone is dbt's variable, which stands in the SQL of the views; a copy without
-    names has no views, and says it.
+    The zone is dbt's variable, which stands in the SQL of the views where it is not
+    UTC; a copy without names has no views, and says it.
     """
     result = connection.execute("select * from published.snapshot")
     names = [name for name, *_ in result.description or ()]

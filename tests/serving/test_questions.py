@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -254,6 +255,54 @@ def test_a_number_leads_to_as_many_events_as_it_counts(reader: Reader) -> None:
         ids = [row["event_id"] for row in found.rows]
         assert sorted(ids) == sorted(risk["source_event_ids"])
         assert all(row["file"] and row["line_number"] for row in found.rows)
+
+
+@pytest.mark.parametrize("kind", ["all courses", "one course"])
+def test_the_last_days_are_counted_as_the_events_say(
+    kind: str, reader: Reader, scoped: Reader
+) -> None:
+    asked, course_id = (reader, None) if kind == "all courses" else (scoped, COURSE)
+    of_days = """
+        with
+        events as (
+            select cast(occurred_at as date) as day, type, user_id from raw.lms_event
+            where
+                $course is null
+                or class_id in (
+                    select class_id from catalogue.catalogue_class
+                    where course_id = $course
+                )
+        )
+        select day, {}, count(*), count(distinct user_id) from events
+        where day > (select max(day) from events) - 5
+        group by all order by all
+    """
+
+    def counted(by: str) -> list[tuple[Any, ...]]:
+        sql = of_days.format(by)
+        return reader.connection.execute(sql, {"course": course_id}).fetchall()
+
+    found = overview.daily(asked, days=5)
+    assert [tuple(row.values()) for row in found.events] == counted("type")
+    assert [tuple(row.values()) for row in found.learners] == [
+        (day, users) for day, _, _, users in counted("'all'")
+    ]
+    assert 1 < len(found.learners) <= 5
+    every, signals = (overview.daily_signals(asked, days) for days in (10_000, 5))
+    newest = every[-1]["signal_date"]
+    last = [row for row in every if row["signal_date"] > newest - timedelta(5)]
+    assert signals == last
+    assert 0 < len(last) < len(every)
+
+
+def test_the_newest_events_are_the_first_of_all(reader: Reader) -> None:
+    chosen = Selection(class_id=f"{COURSE}/joins")
+    every = events.events(reader, chosen, limit=100_000)
+    few = events.events(reader, chosen, limit=7)
+    assert len(every.rows) == every.total == few.total > 7
+    assert few.rows == every.rows[:7]
+    moments = [(row["occurred_at"], row["event_id"]) for row in every.rows]
+    assert moments == sorted(moments, reverse=True)
 
 
 def test_those_who_are_lost_at_a_step_are_as_many_as_it_lost(reader: Reader) -> None:
